@@ -1,0 +1,39 @@
+// The module stssad_fast._C. Loading it registers the operators; its own functions tell how it was built.
+#include <pybind11/pybind11.h>
+#include <torch/csrc/stable/version.h>
+
+#include <string>
+
+namespace py = pybind11;
+
+namespace {
+
+// Versions keep their major number in the highest byte, the minor one below it.
+std::string version(unsigned long long packed) {
+  return std::to_string(packed >> 56) + "." + std::to_string((packed >> 48) & 0xff);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["torch"] = TORCH_VERSION;
+  info["target"] = version(TORCH_TARGET_VERSION);
+#if defined(__clang__)
+  info["compiler"] = "clang " __clang_version__;
+#elif defined(__GNUC__)
+  info["compiler"] = "gcc " __VERSION__;
+#elif defined(_MSC_VER)
+  info["compiler"] = "msvc " + std::to_string(_MSC_VER);
+#else
+  info["compiler"] = "unknown";
+#endif
+  info["flags"] = STSSAD_FAST_FLAGS;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The native operators of stssad_fast.";
+  m.def("build_info", &build_info,
+        "How this module was built: torch, target (the oldest torch that loads it), compiler, flags.");
+}

@@ -1,0 +1,151 @@
+"""The packages, and the optional native extension ``stssad_fast._C``.
+
+The environment variable STSSAD_FAST_BUILD says what to build:
+
+    auto   (default) what this machine can; what it cannot is left out, with a line that says so
+    cpu    the C++ operators; an error where they cannot be built
+    cuda   the C++ and the CUDA operators; an error where they cannot be built
+    off    pure Python
+
+Everything else about the project is in pyproject.toml.
+"""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import find_packages, setup
+
+TARGET = (2, 10)  # the oldest torch whose stable ABI has all that csrc/ uses
+CHOICES = ("auto", "cpu", "cuda", "off")
+# No -std (torch adds its own) and no -march (one wheel for all machines).
+CXX_FLAGS = [] if sys.platform == "win32" else ["-O3", "-fvisibility=hidden"]
+
+
+class BuildError(Exception):
+    """A backend was asked for by name and cannot be built."""
+
+
+def requested() -> str:
+    """Return the build that STSSAD_FAST_BUILD asks for."""
+    choice = os.environ.get("STSSAD_FAST_BUILD", "").strip().lower() or "auto"
+    if choice not in CHOICES:
+        raise BuildError(f"STSSAD_FAST_BUILD={choice!r} is not one of {', '.join(CHOICES)}")
+    return choice
+
+
+def torch_missing() -> str | None:
+    """Say why the torch of this environment cannot build the extension; None if it can."""
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return "torch is not installed where pip builds (pip isolates builds unless told not to)"
+    if tuple(int(part) for part in version.split("+")[0].split(".")[:2]) < TARGET:
+        return f"torch {version} is older than {TARGET[0]}.{TARGET[1]}"
+    try:
+        import torch.utils.cpp_extension  # noqa: F401
+    except Exception as error:
+        return f"torch {version} does not import ({type(error).__name__}: {error})"
+    return None
+
+
+def cpu_missing() -> str | None:
+    """Say why the C++ operators cannot be built here; None if they can."""
+    if reason := torch_missing():
+        return reason
+    compiler = os.environ.get("CXX") or ("cl" if sys.platform == "win32" else "c++")
+    if shutil.which(compiler.split()[0]) is None:
+        return f"there is no C++ compiler ({compiler} was not found; CXX can name one)"
+    return None
+
+
+def cuda_missing() -> str | None:
+    """Say why the CUDA operators cannot be built here; None if they can."""
+    if reason := cpu_missing():
+        return reason
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    nvcc = shutil.which("nvcc") or (CUDA_HOME and shutil.which(f"{CUDA_HOME}/bin/nvcc"))
+    if not nvcc:
+        return "there is no nvcc (CUDA_HOME can say where the CUDA toolkit is)"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    return "this version has no CUDA sources yet"
+
+
+def plan(choice: str) -> tuple[str, str | None]:
+    """Return the backend to build, "cpu" or "off", and the reason if ``auto`` leaves it off."""
+    if choice == "off":
+        return "off", None
+    reason = cuda_missing() if choice == "cuda" else cpu_missing()
+    if reason is None:
+        return "cpu", None
+    if choice == "auto":
+        return "off", reason
+    raise BuildError(f"STSSAD_FAST_BUILD={choice} cannot be done: {reason}")
+
+
+def notice(reason: str) -> None:
+    """Say in one line what is off, and how to turn it on."""
+    line = " ".join(reason.split())
+    how = "To turn them on, mend that and run: pip install --no-build-isolation ."
+    print(f"stssad-fast: native operators off: {line}. {how}", file=sys.stderr)
+
+
+def native(choice: str) -> dict[str, Any]:
+    """Return the arguments of ``setup`` that build the native extension."""
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+    class Build(BuildExtension):
+        """Under ``auto``, a failing compiler leaves the extension out instead of failing."""
+
+        def run(self) -> None:
+            try:
+                super().run()
+            except Exception as error:
+                if choice != "auto":
+                    raise
+                self.extensions: list[Any] = []
+                notice(f"the compiler failed ({error})")
+
+    sources = [Path("csrc/bindings.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
+    extension = CppExtension(
+        "stssad_fast._C",
+        [path.as_posix() for path in sources],
+        include_dirs=[str(Path("csrc").resolve())],
+        depends=[path.as_posix() for path in sorted(Path("csrc").glob("*.h"))],
+        define_macros=[
+            ("TORCH_TARGET_VERSION", f"0x{TARGET[0]:02x}{TARGET[1]:02x}000000000000"),
+            ("STSSAD_FAST_FLAGS", f'"{" ".join(CXX_FLAGS)}"'),
+        ],
+        extra_compile_args=CXX_FLAGS,
+    )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
+
+
+def main() -> None:
+    """Decide what to build, and hand over to setuptools."""
+    try:
+        choice = requested()
+        backend, reason = plan(choice)
+    except BuildError as error:
+        raise SystemExit(f"stssad-fast: {error}") from None
+    if reason and not {"egg_info", "dist_info"} & set(sys.argv):  # pip asks those first
+        notice(reason)
+    kernels = ["kernels", *(f"kernels.{name}" for name in find_packages("kernels"))]
+    setup(
+        packages=[
+            *find_packages(include=["stssad_fast", "stssad_fast.*"]),
+            *(f"stssad_fast.{name}" for name in kernels),
+        ],
+        package_dir={"stssad_fast.kernels": "kernels"},
+        **(native(choice) if backend == "cpu" else {}),
+    )
+
+
+if __name__ == "__main__":
+    main()

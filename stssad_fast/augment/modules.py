@@ -1,0 +1,130 @@
+"""Differentiable augmentations that hold their hyperparameters."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from stssad_fast.ops import cutdiff, patch_parameters, patch_shape, rotate
+
+MIN_SIZE, MAX_SIZE, MAX_ASPECT = 1e-6, 1.0, 16.0
+
+
+class Augmentation(nn.Module):
+    """Makes pseudo-anomalies; its parameters are the hyperparameters ``a`` that are tuned.
+
+    A subclass gives ``forward(image, *, generator=None)``, :meth:`describe`, :meth:`draw_` and
+    :meth:`starts`; the tuner needs nothing else.
+    """
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Pseudo-anomalies of ``image`` (B, C, H, W), of the same shape."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, float]:
+        """Hyperparameters by name, in the units a person uses."""
+        raise NotImplementedError
+
+    def draw_(self, generator: torch.Generator) -> None:
+        """Set the hyperparameters to a random draw from their prior."""
+        raise NotImplementedError
+
+    def constrain_(self) -> None:
+        """Bring the hyperparameters back into their range after a gradient step."""
+
+    @classmethod
+    def starts(cls) -> Sequence[dict[str, float]]:
+        """Constructor arguments of the paper's starting points."""
+        raise NotImplementedError
+
+
+class CutDiff(Augmentation):
+    """Subtracts a soft elliptical patch at a random place (paper, 3.2.1 and Alg. 2).
+
+    Args:
+        size: area-like, in units of the picture; the 1/e contour has radius ``sqrt(size)``.
+        aspect: width over height.
+        angle: degrees, counter-clockwise.
+        parametrization: what gradient steps move: ``"log"``: log size, log aspect and the angle
+            in radians; ``"cholesky"``: the entries of ``L``, as in the paper.
+    """
+
+    def __init__(
+        self,
+        size: float = 0.01,
+        aspect: float = 1.0,
+        angle: float = 0.0,
+        parametrization: Literal["log", "cholesky"] = "log",
+    ) -> None:
+        super().__init__()
+        self.parametrization = parametrization
+        if parametrization == "log":
+            values = torch.tensor([math.log(size), math.log(aspect), math.radians(angle)])
+        elif parametrization == "cholesky":
+            values = patch_shape(size, aspect, angle)
+        else:
+            raise ValueError(f"parametrization is {parametrization!r}; choose 'log' or 'cholesky'")
+        self.raw = nn.Parameter(values)
+
+    @property
+    def shape(self) -> Tensor:
+        """(3,): ``l11, l21, l22``."""
+        if self.parametrization == "cholesky":
+            return self.raw
+        log_size, log_aspect, radians = self.raw.unbind()
+        return patch_shape(log_size.exp(), log_aspect.exp(), torch.rad2deg(radians))
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        return cutdiff(image, self.shape, generator=generator)
+
+    def describe(self) -> dict[str, float]:
+        size, aspect, angle = patch_parameters(self.shape.detach())
+        return {"size": size.item(), "aspect": aspect.item(), "angle": angle.item()}
+
+    def draw_(self, generator: torch.Generator) -> None:
+        u = torch.rand(3, generator=generator, device=generator.device).tolist()
+        size, aspect, angle = 10 ** (-4 + 3 * u[0]), 4 ** (2 * u[1] - 1), 180 * u[2]
+        fresh = CutDiff(size, aspect, angle, self.parametrization)
+        self.raw.data.copy_(fresh.raw.data)
+
+    def constrain_(self) -> None:
+        if self.parametrization == "log":
+            self.raw.data[0].clamp_(math.log(MIN_SIZE), math.log(MAX_SIZE))
+            self.raw.data[1].clamp_(-math.log(MAX_ASPECT), math.log(MAX_ASPECT))
+
+    @classmethod
+    def starts(cls) -> Sequence[dict[str, float]]:
+        return [{"size": size} for size in (1e-4, 1e-3, 1e-2, 1e-1)]
+
+
+class Rotation(Augmentation):
+    """Rotates by one angle for all pictures (paper, 3.2.2).
+
+    Args:
+        angle: degrees, counter-clockwise.
+    """
+
+    def __init__(self, angle: float = 45.0) -> None:
+        super().__init__()
+        self.radians = nn.Parameter(torch.tensor(math.radians(angle)))
+
+    @property
+    def angle(self) -> Tensor:
+        """Degrees."""
+        return torch.rad2deg(self.radians)
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        return rotate(image, self.angle)
+
+    def describe(self) -> dict[str, float]:
+        return {"angle": self.angle.item() % 360.0}
+
+    def draw_(self, generator: torch.Generator) -> None:
+        turn = torch.rand((), generator=generator, device=generator.device)
+        self.radians.data.copy_(2 * math.pi * turn)
+
+    @classmethod
+    def starts(cls) -> Sequence[dict[str, float]]:
+        return [{"angle": angle} for angle in (45.0, 135.0, 225.0, 315.0)]

@@ -1,0 +1,103 @@
+"""ResNet-18 embedding with an MLP head (paper, 4; He et al. 2016)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MIN_IMAGE_SIZE = 16
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+
+
+class ResNetDetector(nn.Module):
+    """ResNet-18 of selectable width; its pooled features are the embedding, an MLP classifies them.
+
+    Pictures of up to 32 px get a 3x3 stem, up to 64 px a 3x3 stem of stride 2, larger ones the
+    7x7 stem of stride 2 followed by pooling. Normalisation by ``mean`` and ``std``
+    happens here, after augmentation.
+
+    Args:
+        channels: of the pictures, 1 or 3.
+        width: channels of the first stage; the embedding has ``8 * width`` dimensions. 64 is
+            ResNet-18 as published.
+        image_size: side of the pictures in pixels, at least 16; selects the stem.
+        mean, std: per channel, of the training pictures.
+        unit_embedding: scale every embedding to length 1.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        channels: int = 3,
+        width: int = 64,
+        image_size: int = 256,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        unit_embedding: bool = True,
+    ) -> None:
+        super().__init__()
+        if image_size < MIN_IMAGE_SIZE:
+            raise ValueError(
+                f"image_size is {image_size}; ResNetDetector needs at least {MIN_IMAGE_SIZE} px"
+            )
+        self.unit_embedding = unit_embedding
+        self.register_buffer("mean", torch.zeros(channels) if mean is None else mean.clone())
+        self.register_buffer("std", torch.ones(channels) if std is None else std.clone())
+        if image_size <= 64:
+            stride = 1 if image_size <= 32 else 2
+            self.stem = nn.Sequential(
+                nn.Conv2d(channels, width, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            )
+        else:
+            self.stem = nn.Sequential(
+                nn.Conv2d(channels, width, 7, 2, 3, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.MaxPool2d(3, 2, 1),
+            )
+        blocks, inputs = [], width
+        for stage in range(4):
+            outputs = width << stage
+            blocks += [
+                BasicBlock(inputs, outputs, 1 if stage == 0 else 2),
+                BasicBlock(outputs, outputs, 1),
+            ]
+            inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, 1))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Embedding (B, 8 * width) of pictures (B, C, H, W) in [0, 1]."""
+        x = (image - self.mean[:, None, None]) / self.std[:, None, None]
+        z = self.blocks(self.stem(x)).mean((2, 3))
+        return F.normalize(z, dim=1) if self.unit_embedding else z
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding (B, 8 * width), and the logit (B,) of being augmented."""
+        z = self.embed(image)
+        return z, self.head(z)[:, 0]

@@ -1,0 +1,373 @@
+"""The estimator: fit on normal and unlabelled test pictures, then score."""
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from stssad_fast import checkpoint
+from stssad_fast.augment import Augmentation, CutDiff, Rotation
+from stssad_fast.datasets import as_images, as_train_test
+from stssad_fast.detectors import MIN_IMAGE_SIZE, ResNetDetector
+from stssad_fast.errors import InputError
+from stssad_fast.tuning import selection
+from stssad_fast.tuning.density import GaussianDensity
+from stssad_fast.tuning.tuner import Strategy, TunerConfig
+
+AUGMENTATIONS: dict[str, type[Augmentation]] = {"cutdiff": CutDiff, "rotation": Rotation}
+FORMAT = 1
+
+Images = NDArray[Any] | Tensor
+
+
+class STSSAD(OutlierMixin, BaseEstimator):
+    """Self-tuning self-supervised anomaly detection on pictures (Yoo, Zhao, Akoglu).
+
+    Learns to tell normal pictures from augmented ones, and tunes the augmentation so that it
+    resembles the anomalies in an unlabelled test set (Alg. 1). Follows scikit-learn's conventions:
+    higher :meth:`score_samples` is more normal, :meth:`predict` gives 1 or -1.
+
+    Pictures are arrays or tensors (N, H, W) or (N, C, H, W) with 1 or 3 channels, floats in [0, 1]
+    or uint8 or uint16, at least 16 pixels along each side, and all of one size.
+
+    Args:
+        augmentation: ``"cutdiff"`` (a soft elliptical patch: defects), ``"rotation"`` (semantic
+            anomalies), or an :class:`stssad_fast.augment.Augmentation` of your own.
+        starts: constructor arguments of the augmentation, one dict per start. Default: the
+            paper's four (size 1e-4 to 1e-1; angle 45 to 315 degrees).
+        strategy: ``"second_order"``: exact hypergradient; ``"first_order"``: without its second
+            term; ``"random_dynamic"``, ``"random_static"``: baselines without tuning, a drawn at
+            random once per epoch or once.
+        width: channels of the ResNet-18's first stage; the embedding has ``8 * width`` dimensions.
+        iterations: of Algorithm 1 per start.
+        warm_up: updates of the detector before the augmentation moves.
+        updates: of the detector per iteration; the last is differentiated through.
+        batch_size: training pictures per step; as many augmented and test pictures join them.
+        learning_rate, momentum: of the detector's SGD.
+        hyper_optimizer: ``"adam"`` or ``"sgd"`` (as in the paper), for the augmentation.
+        hyper_learning_rate: of ``hyper_optimizer``.
+        parametrization: what steps of CutDiff move: ``"log"``: log size, log aspect, angle;
+            ``"cholesky"``: the entries of ``L``, as in the paper. Other augmentations ignore it.
+        validation_norm: batch norm in the validation pass: ``"joint"`` statistics of the training,
+            augmented and test pictures together, or the ``"running"`` ones.
+        unit_embedding: scale embeddings to length 1.
+        smoothing: of ``L_trn + L_val`` by an exponential average; the iterate where it is least
+            is returned.
+        patience: end a start after as many iterations without progress; None: never.
+        selection: which start is kept, the one of largest ``"score_variance"`` (Eq. 6).
+        contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
+            threshold of :meth:`predict`; ``"auto"``: the 95th percentile of the training scores.
+        random_state: seed; with an int, two fits on a CPU are equal to the last bit.
+        device: ``"auto"`` (a GPU if there is one), or a torch device.
+
+    Attributes:
+        augmentation_: the tuned module.
+        detector_: the trained network.
+        density_: Gaussian density of the training embeddings.
+        starts_: per start: initial and final hyperparameters, losses and iteration of the iterate
+            returned, ``score_variance``, ``scores`` of the test pictures, ``history``, why it
+            ``stopped``, ``seconds``.
+        chosen_start_: index of the start that was kept.
+        history_: its history: one list per loss and hyperparameter, one entry per iteration.
+        threshold_: anomaly score above which a picture is predicted anomalous; ``-offset_``.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "augmentation": [str, Augmentation],
+        "starts": [None, "array-like"],
+        "strategy": [
+            StrOptions({"second_order", "first_order", "random_dynamic", "random_static"})
+        ],
+        "width": [Interval(Integral, 1, None, closed="left")],
+        "iterations": [Interval(Integral, 1, None, closed="left")],
+        "warm_up": [Interval(Integral, 0, None, closed="left")],
+        "updates": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "hyper_optimizer": [StrOptions({"adam", "sgd"})],
+        "hyper_learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "parametrization": [StrOptions({"log", "cholesky"})],
+        "validation_norm": [StrOptions({"joint", "running"})],
+        "unit_embedding": ["boolean"],
+        "smoothing": [Interval(Real, 0, 1, closed="left")],
+        "patience": [None, Interval(Integral, 1, None, closed="left")],
+        "selection": [StrOptions({"score_variance"})],
+        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
+        "random_state": ["random_state"],
+        "device": [str],
+    }
+
+    def __init__(
+        self,
+        augmentation: str | Augmentation = "cutdiff",
+        *,
+        starts: Sequence[dict[str, float]] | None = None,
+        strategy: Strategy = "second_order",
+        width: int = 16,
+        iterations: int = 150,
+        warm_up: int = 60,
+        updates: int = 1,
+        batch_size: int = 32,
+        learning_rate: float = 0.02,
+        momentum: float = 0.9,
+        hyper_optimizer: Literal["adam", "sgd"] = "adam",
+        hyper_learning_rate: float = 0.05,
+        parametrization: Literal["log", "cholesky"] = "log",
+        validation_norm: Literal["joint", "running"] = "joint",
+        unit_embedding: bool = True,
+        smoothing: float = 0.9,
+        patience: int | None = None,
+        selection: Literal["score_variance"] = "score_variance",
+        contamination: float | Literal["auto"] = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "auto",
+    ) -> None:
+        self.augmentation = augmentation
+        self.starts = starts
+        self.strategy = strategy
+        self.width = width
+        self.iterations = iterations
+        self.warm_up = warm_up
+        self.updates = updates
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.hyper_optimizer = hyper_optimizer
+        self.hyper_learning_rate = hyper_learning_rate
+        self.parametrization = parametrization
+        self.validation_norm = validation_norm
+        self.unit_embedding = unit_embedding
+        self.smoothing = smoothing
+        self.patience = patience
+        self.selection = selection
+        self.contamination = contamination
+        self.random_state = random_state
+        self.device = device
+
+    def fit(
+        self,
+        train_images: Images,
+        test_images: Images,
+        *,
+        checkpoint_path: str | Path | None = None,
+        checkpoint_interval: float = 10.0,
+        resume: bool = False,
+        callback: Callable[[selection.Progress], None] | None = None,
+    ) -> Self:
+        """Tune from every start and keep one.
+
+        Args:
+            train_images: normal pictures, at least 2.
+            test_images: unlabelled pictures to find anomalies in, at least 2.
+            checkpoint_path: file to keep the state in; Ctrl-C and SIGTERM then end the present
+                step and write it before KeyboardInterrupt is raised.
+            checkpoint_interval: seconds between two writes, so the most that a crash can lose.
+            resume: go on from ``checkpoint_path``, to the result an unbroken fit would have had;
+                if there is no such file, begin.
+            callback: called after every step with a :class:`Progress`.
+
+        Raises:
+            InputError: the pictures cannot be used, or the checkpoint is damaged or of another
+                run; the message says what to do.
+            ValueError: a parameter is out of range.
+        """
+        self._validate_params()
+        train, test = as_train_test(train_images, test_images, min_side=MIN_IMAGE_SIZE)
+        path = None if checkpoint_path is None else Path(checkpoint_path)
+        seed = selection.saved_seed(path) if path and resume and self.random_state is None else None
+        if seed is None:
+            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        device = _device(self.device)
+        search = selection.Search(
+            train.to(device),
+            test.to(device),
+            self._starts(),
+            lambda: self._detector(train),
+            self._config(),
+            seed,
+            path,
+            checkpoint_interval,
+            [self.width, self.unit_embedding, self.parametrization, repr(self.augmentation)],
+        )
+        if resume:
+            search.resume()
+        search.run(callback)
+
+        self.starts_ = search.results
+        self.chosen_start_ = selection.choose(self.starts_, self.selection)
+        self.image_shape_ = tuple(train.shape[1:])
+        self._restore(search.tensors[self.chosen_start_], self._detector(train), device)
+        scores = np.array(self.starts_[self.chosen_start_]["scores"])
+        if self.contamination == "auto":
+            self.threshold_ = float(np.quantile(self.anomaly_scores(train), 0.95))
+        else:
+            self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
+        self.offset_ = -self.threshold_
+        return self
+
+    def fit_predict(self, train_images: Images, test_images: Images, **kwargs: Any) -> NDArray[Any]:
+        """:meth:`fit`, then :meth:`predict` for the test pictures."""
+        return self.fit(train_images, test_images, **kwargs).predict(test_images)
+
+    def embed(self, images: Images) -> NDArray[np.float32]:
+        """Embeddings (N, 8 * width)."""
+        return selection.embed(self.detector_, self._checked(images))
+
+    def anomaly_scores(self, images: Images) -> NDArray[np.float64]:
+        """Negative log-likelihood (N,) under the training density; higher is more anomalous."""
+        return self.density_.score(self.embed(images))
+
+    def score_samples(self, images: Images) -> NDArray[np.float64]:
+        """Log-likelihood (N,) under the training density; higher is more normal."""
+        return -self.anomaly_scores(images)
+
+    def decision_function(self, images: Images) -> NDArray[np.float64]:
+        """:meth:`score_samples` minus ``offset_`` (N,): negative for predicted anomalies."""
+        return self.score_samples(images) - self.offset_
+
+    def predict(self, images: Images) -> NDArray[np.int64]:
+        """1 for normal, -1 for anomalous (N,)."""
+        return np.where(self.decision_function(images) < 0, -1, 1)
+
+    @property
+    def history_(self) -> dict[str, list[float]]:
+        """History of the start that was kept."""
+        check_is_fitted(self, "starts_")
+        history: dict[str, list[float]] = self.starts_[self.chosen_start_]["history"]
+        return history
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator to one safetensors file; the JSON is in its header.
+
+        Raises:
+            InputError: the file cannot be written, or the augmentation is a module of your own,
+                which no file can hold: save its ``state_dict`` yourself.
+        """
+        check_is_fitted(self, "starts_")
+        if not isinstance(self.augmentation, str):
+            raise InputError(
+                f"augmentation is the module {type(self.augmentation).__name__}; only named "
+                "augmentations can be saved. Save augmentation_.state_dict() yourself"
+            )
+        params = self.get_params()
+        if not isinstance(params["random_state"], int | None):
+            params["random_state"] = None
+        values = {
+            "format": FORMAT,
+            "params": json.loads(json.dumps(params, default=float)),
+            "starts": self.starts_,
+            "chosen_start": self.chosen_start_,
+            "image_shape": self.image_shape_,
+            "threshold": self.threshold_,
+        }
+        tensors = {
+            **checkpoint.prefixed("detector", self.detector_.state_dict()),
+            **checkpoint.prefixed("augmentation", self.augmentation_.state_dict()),
+            **checkpoint.prefixed("density", self.density_.state()),
+        }
+        checkpoint.save(Path(path), tensors, values)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> Self:
+        """Read what :meth:`save` wrote; scores are the same to the last bit.
+
+        Raises:
+            InputError: the file is missing, damaged, or of another format.
+        """
+        tensors, values = checkpoint.load(Path(path))
+        if values.get("format") != FORMAT:
+            raise InputError(
+                f"{path} is not a model of this version of stssad_fast; expected a file that "
+                "STSSAD.save wrote"
+            )
+        model = cls(**values["params"]).set_params(device=device)
+        model.starts_, model.chosen_start_ = values["starts"], values["chosen_start"]
+        model.image_shape_ = tuple(values["image_shape"])
+        model.threshold_ = values["threshold"]
+        model.offset_ = -model.threshold_
+        blank = torch.zeros(2, *model.image_shape_)
+        model._restore(tensors, model._detector(blank), _device(device))
+        return model
+
+    def _restore(
+        self, tensors: dict[str, Tensor], detector: nn.Module, device: torch.device
+    ) -> None:
+        self.detector_ = detector.to(device)
+        self.detector_.load_state_dict(checkpoint.under("detector", tensors))
+        self.detector_.eval()
+        self.augmentation_ = self._starts()[0].to(device)
+        self.augmentation_.load_state_dict(checkpoint.under("augmentation", tensors))
+        self.density_ = GaussianDensity.from_state(checkpoint.under("density", tensors))
+
+    def _checked(self, images: Images) -> Tensor:
+        check_is_fitted(self, "starts_")
+        checked = as_images(images, channels=self.image_shape_[0], min_side=MIN_IMAGE_SIZE)
+        if tuple(checked.shape[1:]) != self.image_shape_:
+            raise InputError(
+                f"images are {tuple(checked.shape[1:])} (channels, height, width), the estimator "
+                f"was fitted on {self.image_shape_}. Resize them"
+            )
+        return checked
+
+    def _config(self) -> TunerConfig:
+        names = TunerConfig.__dataclass_fields__
+        return TunerConfig(**{k: v for k, v in self.get_params().items() if k in names})
+
+    def _detector(self, train: Tensor) -> ResNetDetector:
+        dims = (0, 2, 3)
+        return ResNetDetector(
+            train.shape[1],
+            self.width,
+            min(train.shape[2:]),
+            train.mean(dims),
+            train.std(dims).clamp_min(1e-3),
+            self.unit_embedding,
+        )
+
+    def _starts(self) -> list[Augmentation]:
+        if isinstance(self.augmentation, Augmentation):
+            if self.starts is not None:
+                raise InputError(
+                    "starts belong to a named augmentation; a module of your own starts where its "
+                    "hyperparameters are. Leave starts at None"
+                )
+            return [copy.deepcopy(self.augmentation)]
+        kind = AUGMENTATIONS.get(self.augmentation)
+        if kind is None:
+            raise InputError(
+                f"augmentation is {self.augmentation!r}; choose one of "
+                f"{', '.join(sorted(AUGMENTATIONS))}, or give an Augmentation module"
+            )
+        starts = kind.starts() if self.starts is None else self.starts
+        if not len(starts):
+            raise InputError("starts is empty; give at least one starting point, or None")
+        if not self.strategy.endswith("order"):
+            starts = starts[:1]
+        extra = {"parametrization": self.parametrization} if kind is CutDiff else {}
+        try:
+            return [kind(**start, **extra) for start in starts]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"starts does not fit {self.augmentation}: {error}") from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used: {error}") from error
+    return device

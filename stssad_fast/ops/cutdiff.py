@@ -1,0 +1,55 @@
+"""CutDiff: a soft elliptical patch subtracted from a picture."""
+
+import torch
+from torch import Tensor
+
+from stssad_fast.ops import reference
+from stssad_fast.ops._operators import check_floating, differentiable, fold_batch, hyperparameter
+
+_cutdiff = differentiable(
+    "cutdiff",
+    ["image", "shape", "center"],
+    reference.cutdiff,
+    reference.cutdiff_backward,
+    fold_batch,
+)
+
+
+def cutdiff(
+    image: Tensor,
+    shape: Tensor,
+    center: Tensor | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Subtract a soft elliptical patch: ``clamp(image - p, 0, 1)`` (ST-SSAD, Alg. 2).
+
+    ``p = exp(-|L^-1 (g - center)|^2)`` at pixel (i, j), 1-based, whose position is
+    ``g = (i/H, j/W)``; the same for every channel. Differentiable to any order for image, shape
+    and center. Where ``image - p`` is not strictly between 0 and 1 the gradient is 0.
+
+    Args:
+        image: (B, C, H, W), values in [0, 1]; float16 and bfloat16 are computed in float32.
+        shape: (3,) for all pictures or (B, 3), one per picture: the entries ``l11, l21, l22`` of
+            the lower triangle of ``L``, in units of the picture's height and width;
+            :func:`stssad_fast.patch_shape` makes them from size, aspect and angle. Where ``L`` is
+            singular there is no patch, and its gradient is 0.
+        center: (2,) or (B, 2): row and column of the patch's centre as fractions of the picture.
+            Default: one per picture, uniform on [0, 1]^2.
+        generator: draws the default centres; on the device of ``image``.
+
+    Returns:
+        (B, C, H, W), dtype and device of ``image``.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: shapes or devices do not fit, or shape or center (on the CPU) is not finite.
+    """
+    check_floating(image, "image", "(B, C, H, W)")
+    shape = hyperparameter(shape, image, (3,), "shape")
+    if center is None:
+        center = torch.rand(
+            image.shape[0], 2, generator=generator, device=image.device, dtype=shape.dtype
+        )
+    center = hyperparameter(center, image, (2,), "center")
+    return _cutdiff(image, shape, center)

@@ -1,0 +1,56 @@
+"""The native extension ``stssad_fast._C``: loaded late, and never an error.
+
+Loading it registers the C++ kernels of the operators for the CPU. Without it every operator
+runs on its reference implementation. The environment variable ``STSSAD_FAST_NATIVE=0`` switches
+it off; it is read once, at the first question.
+"""
+
+import importlib
+import importlib.util
+import os
+from functools import cache
+from types import ModuleType
+
+_NAME = "stssad_fast._C"
+
+
+@cache
+def _attempt() -> tuple[ModuleType | None, str | None]:
+    """Load the extension once; return it, or the reason why it did not load."""
+    if os.environ.get("STSSAD_FAST_NATIVE", "").strip() == "0":
+        return None, "switched off by STSSAD_FAST_NATIVE=0"
+    if importlib.util.find_spec(_NAME) is None:
+        return None, (
+            "not built; in the source folder, STSSAD_FAST_BUILD=cpu"
+            " pip install --no-build-isolation . builds it, or says why it cannot"
+        )
+    try:
+        importlib.import_module("torch")  # _C finds its symbols in the libraries that torch loads
+        return importlib.import_module(_NAME), None
+    except Exception as error:
+        cause = " ".join(str(error).split())
+        return None, f"built, but it did not load ({type(error).__name__}: {cause})"
+
+
+def load() -> bool:
+    """Load the extension if that has not been tried yet; return whether it is there."""
+    return _attempt()[0] is not None
+
+
+def why_not() -> str | None:
+    """Return in one sentence why the extension is not in use; None if it is."""
+    return _attempt()[1]
+
+
+def build_info() -> dict[str, str] | None:
+    """Return torch, target, compiler and flags of the build; None if it is not in use."""
+    module = _attempt()[0]
+    return None if module is None else dict(module.build_info())
+
+
+def status() -> str:
+    """Return one sentence for a person: in use and how built, or not in use and why."""
+    if info := build_info():
+        built = f"built by {info['compiler']} with torch {info['torch']}"
+        return f"loaded; {built} for torch >= {info['target']}"
+    return f"{why_not()}"

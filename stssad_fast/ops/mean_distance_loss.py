@@ -1,0 +1,67 @@
+"""The validation loss: mean distance after total-distance normalisation."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from stssad_fast.ops import reference
+from stssad_fast.ops._operators import (
+    arithmetic_dtype,
+    check_finite,
+    check_floating,
+    differentiable,
+)
+
+
+def _batched(
+    size: int, dims: Sequence[int | None], *sets: Tensor, apply: Callable[..., Tensor]
+) -> Tensor:
+    mapped: Tensor = torch.func.vmap(reference.mean_distance_loss, tuple(dims))(*sets)
+    return mapped
+
+
+_mean_distance_loss = differentiable(
+    "mean_distance_loss",
+    ["train", "augmented", "test"],
+    reference.mean_distance_loss,
+    reference.mean_distance_loss_backward,
+    _batched,
+)
+
+
+def mean_distance_loss(train: Tensor, augmented: Tensor, test: Tensor) -> Tensor:
+    """How far test embeddings lie from the means of training and augmented ones (Eq. 2-3).
+
+    ``sqrt(N) / |Zc|_F * mean_i(|z_i - mean(train)| + |z_i - mean(augmented)|) / 2`` over the rows
+    ``z_i`` of ``test``; ``Zc`` holds all N rows about their common mean. It does not change when
+    all embeddings are scaled or shifted, nor when every row of a set is repeated. It is 1 when the
+    test set is the union of a training and an augmented point (Lemma 1). If all rows are equal,
+    loss and gradient are 0. Differentiable to any order.
+
+    Args:
+        train, augmented, test: embeddings (N_trn, D), (N_aug, D), (N_test, D), each N >= 1.
+
+    Returns:
+        a scalar, float64 for float64 embeddings, else float32.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: a set is empty, dimensions or devices differ, or (on the CPU) not finite.
+    """
+    sets = {"train": train, "augmented": augmented, "test": test}
+    for name, rows in sets.items():
+        check_floating(rows, name, "(N, D)")
+        if rows.shape[0] == 0:
+            raise ValueError(f"{name} has no rows; expected at least one embedding")
+        if rows.shape[1] != train.shape[1]:
+            raise ValueError(
+                f"{name} has {rows.shape[1]} dimensions, train {train.shape[1]}; expected the same"
+            )
+        if rows.device != train.device:
+            raise ValueError(f"{name} is on {rows.device}, train on {train.device}; move one")
+        check_finite(rows, name)
+    dtype = arithmetic_dtype(
+        torch.promote_types(torch.promote_types(train.dtype, augmented.dtype), test.dtype)
+    )
+    return _mean_distance_loss(*(rows.to(dtype) for rows in sets.values()))

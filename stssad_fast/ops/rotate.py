@@ -1,0 +1,32 @@
+"""Rotation about the picture's centre."""
+
+from torch import Tensor
+
+from stssad_fast.ops import reference
+from stssad_fast.ops._operators import check_floating, differentiable, fold_batch, hyperparameter
+
+_rotate = differentiable(
+    "rotate", ["image", "angle"], reference.rotate, reference.rotate_backward, fold_batch
+)
+
+
+def rotate(image: Tensor, angle: Tensor | float) -> Tensor:
+    """Rotate counter-clockwise about the centre; bilinear, zeros outside (ST-SSAD, 3.2.2).
+
+    Coordinates are in pixels, so a picture that is not square is not sheared; pixel centres are
+    those of ``grid_sample(align_corners=False)``. Differentiable for image and angle; bilinear
+    interpolation has kinks where a source coordinate is a whole pixel.
+
+    Args:
+        image: (B, C, H, W); float16 and bfloat16 are computed in float32.
+        angle: degrees; a number or () for all pictures, or (B,), one per picture.
+
+    Returns:
+        (B, C, H, W), dtype and device of ``image``.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor (or a number, for the angle).
+        ValueError: shapes or devices do not fit, or the angle (on the CPU) is not finite.
+    """
+    check_floating(image, "image", "(B, C, H, W)")
+    return _rotate(image, hyperparameter(angle, image, (), "angle"))

@@ -1,0 +1,264 @@
+"""Algorithm 1 of the paper for one starting point, as a sequence of steps that can be stopped."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from stssad_fast.augment import Augmentation
+from stssad_fast.checkpoint import prefixed, under
+from stssad_fast.ops import mean_distance_loss
+from stssad_fast.tuning.hypergradient import Loss, Tensors, bilevel_step
+
+Strategy = Literal["second_order", "first_order", "random_dynamic", "random_static"]
+
+
+@dataclass(frozen=True)
+class TunerConfig:
+    """How one start is tuned; :class:`stssad_fast.STSSAD` documents every field."""
+
+    strategy: Strategy = "second_order"
+    iterations: int = 150
+    warm_up: int = 60
+    updates: int = 1
+    batch_size: int = 32
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    hyper_optimizer: Literal["adam", "sgd"] = "adam"
+    hyper_learning_rate: float = 0.05
+    validation_norm: Literal["joint", "running"] = "joint"
+    smoothing: float = 0.9
+    patience: int | None = None
+
+
+class Tuner:
+    """Alternates parameter updates of the detector and hypergradient steps of the augmentation.
+
+    Args:
+        detector: gives ``(embedding, logit)``; trained in place.
+        augmentation: its parameters are tuned in place.
+        train, test: pictures (N, C, H, W) in [0, 1] on the device of the detector.
+        generator: draws batches and patch centres; on the same device.
+    """
+
+    def __init__(
+        self,
+        detector: nn.Module,
+        augmentation: Augmentation,
+        train: Tensor,
+        test: Tensor,
+        config: TunerConfig,
+        generator: torch.Generator,
+    ) -> None:
+        self.detector, self.augmentation, self.config = detector, augmentation, config
+        self.train, self.test, self.generator = train, test, generator
+        self.step_count = 0
+        self.history: dict[str, list[float]] = {}
+        self.best_iteration = -1
+        self.stopped = ""
+        self._best: Tensors = {}
+        self._best_criterion = math.inf
+        self._smoothed = 0.0
+        self._velocity: Tensors = {k: torch.zeros_like(v) for k, v in detector.named_parameters()}
+        self._optimizer: torch.optim.Optimizer
+        if config.hyper_optimizer == "adam":
+            self._optimizer = torch.optim.Adam(
+                augmentation.parameters(), config.hyper_learning_rate
+            )
+        else:
+            self._optimizer = torch.optim.SGD(augmentation.parameters(), config.hyper_learning_rate)
+
+    @property
+    def total_steps(self) -> int:
+        """Warm-up steps and iterations together."""
+        return self.config.warm_up + self.config.iterations
+
+    @property
+    def done(self) -> bool:
+        """Whether this start has ended; ``stopped`` says why."""
+        return bool(self.stopped)
+
+    def step(self) -> None:
+        """One warm-up step, or one iteration of Algorithm 1."""
+        config = self.config
+        epoch = math.ceil(len(self.train) / config.batch_size)
+        if config.strategy == "random_dynamic" and self.step_count % epoch == 0:
+            self.augmentation.draw_(self.generator)
+        warming_up = self.step_count < config.warm_up
+        losses = (self._update(), 0.0) if warming_up else self._iterate()
+        self.step_count += 1
+        if not all(math.isfinite(loss) for loss in losses):
+            self.stopped = "diverged"
+        elif self.step_count == self.total_steps:
+            self.stopped = "all iterations done"
+        elif self._impatient():
+            self.stopped = f"no progress for {config.patience} iterations"
+        if self.done and self._best:
+            self._restore_best()
+
+    def _iterate(self) -> tuple[float, float]:
+        used = {k: v.detach().clone() for k, v in self.augmentation.named_parameters()}
+        described = self.augmentation.describe()
+        for _ in range(self.config.updates - 1):
+            self._update()
+        train_loss, validation_loss = self._bilevel() if self.tunes else self._update_and_validate()
+        iteration = self.step_count - self.config.warm_up
+        record = {"iteration": iteration, "train_loss": train_loss}
+        for name, value in {**record, "validation_loss": validation_loss, **described}.items():
+            self.history.setdefault(name, []).append(value)
+
+        smoothing = self.config.smoothing
+        self._smoothed = smoothing * self._smoothed + (1 - smoothing) * (
+            train_loss + validation_loss
+        )
+        criterion = self._smoothed / (1 - smoothing ** (iteration + 1))
+        if math.isfinite(criterion) and (criterion < self._best_criterion or not self.tunes):
+            self._best_criterion, self.best_iteration = criterion, iteration
+            detector = {k: v.detach().clone() for k, v in self.detector.state_dict().items()}
+            self._best = {**prefixed("detector", detector), **prefixed("augmentation", used)}
+        return train_loss, validation_loss
+
+    def _impatient(self) -> bool:
+        iteration = self.step_count - self.config.warm_up
+        patience = self.config.patience
+        return (
+            patience is not None and self.tunes and iteration - 1 - self.best_iteration >= patience
+        )
+
+    def _restore_best(self) -> None:
+        self.detector.load_state_dict(under("detector", self._best))
+        self.augmentation.load_state_dict(under("augmentation", self._best))
+
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """Everything needed to go on to the identical result, as tensors and JSON-able values."""
+        moments = {
+            f"{index}.{key}": torch.as_tensor(value)
+            for index, entry in self._optimizer.state_dict()["state"].items()
+            for key, value in entry.items()
+        }
+        tensors = {
+            **prefixed("detector", self.detector.state_dict()),
+            **prefixed("augmentation", self.augmentation.state_dict()),
+            **prefixed("velocity", self._velocity),
+            **prefixed("optimizer", moments),
+            **prefixed("best", self._best),
+            "generator": self.generator.get_state(),
+        }
+        values = {
+            "step_count": self.step_count,
+            "history": self.history,
+            "best_iteration": self.best_iteration,
+            "best_criterion": None if math.isinf(self._best_criterion) else self._best_criterion,
+            "smoothed": self._smoothed,
+        }
+        return tensors, values
+
+    def load_state(self, tensors: Tensors, values: dict[str, Any]) -> None:
+        """Go back to a state that :meth:`state` gave."""
+        device = self.train.device
+        moved = {k: v.to(device) for k, v in tensors.items() if k != "generator"}
+        self.detector.load_state_dict(under("detector", moved))
+        self.augmentation.load_state_dict(under("augmentation", moved))
+        self._velocity = under("velocity", moved)
+        self._best = under("best", moved)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in under("optimizer", moved).items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = tensor.cpu() if key == "step" else tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.generator.set_state(tensors["generator"].cpu())
+        self.step_count = values["step_count"]
+        self.history = values["history"]
+        self.best_iteration = values["best_iteration"]
+        criterion = values["best_criterion"]
+        self._best_criterion = math.inf if criterion is None else criterion
+        self._smoothed = values["smoothed"]
+
+    @property
+    def tunes(self) -> bool:
+        """Whether gradients move the augmentation."""
+        return self.config.strategy in ("second_order", "first_order")
+
+    def _draw(self, images: Tensor) -> Tensor:
+        order = torch.randperm(len(images), generator=self.generator, device=images.device)
+        return images[order[: self.config.batch_size]]
+
+    def _augment(self, hyperparameters: Tensors, images: Tensor) -> Tensor:
+        made: Tensor = functional_call(
+            self.augmentation, hyperparameters, (images,), {"generator": self.generator}
+        )
+        return made
+
+    def _train_loss(self, images: Tensor) -> Loss:
+        def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
+            self.detector.train()
+            both = torch.cat([images, self._augment(hyperparameters, images)])
+            _, logit = functional_call(self.detector, parameters, (both,))
+            truth = torch.zeros_like(logit)
+            truth[len(images) :] = 1.0
+            return F.binary_cross_entropy_with_logits(logit, truth)
+
+        return loss
+
+    def _validation_loss(self, images: Tensor, test: Tensor) -> Loss:
+        def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
+            self.detector.train(self.config.validation_norm == "joint")
+            stacked = torch.cat([images, self._augment(hyperparameters, images), test])
+            buffers = {k: v.clone() for k, v in self.detector.named_buffers()}
+            embedding, _ = functional_call(self.detector, (parameters, buffers), (stacked,))
+            count = len(images)
+            return mean_distance_loss(
+                embedding[:count], embedding[count : 2 * count], embedding[2 * count :]
+            )
+
+        return loss
+
+    def _update(self) -> float:
+        """One SGD step of the detector at the present augmentation."""
+        parameters: Tensors = dict(self.detector.named_parameters())
+        hyperparameters = {k: v.detach() for k, v in self.augmentation.named_parameters()}
+        loss = self._train_loss(self._draw(self.train))(parameters, hyperparameters)
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        with torch.no_grad():
+            for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
+                self._velocity[name].mul_(self.config.momentum).add_(gradient)
+                value.sub_(self._velocity[name], alpha=self.config.learning_rate)
+        return loss.item()
+
+    def _bilevel(self) -> tuple[float, float]:
+        images, test = self._draw(self.train), self._draw(self.test)
+        parameters: Tensors = dict(self.detector.named_parameters())
+        hyperparameters: Tensors = dict(self.augmentation.named_parameters())
+        step = bilevel_step(
+            self._train_loss(images),
+            self._validation_loss(images, test),
+            parameters,
+            hyperparameters,
+            learning_rate=self.config.learning_rate,
+            momentum=self.config.momentum,
+            velocity=self._velocity,
+            first_order=self.config.strategy == "first_order",
+        )
+        with torch.no_grad():
+            for name, value in parameters.items():
+                value.copy_(step.parameters[name])
+        self._velocity = step.velocity
+        for name, value in hyperparameters.items():
+            value.grad = step.gradient[name]
+        self._optimizer.step()
+        self.augmentation.constrain_()
+        return step.train_loss.item(), step.validation_loss.item()
+
+    def _update_and_validate(self) -> tuple[float, float]:
+        train_loss = self._update()
+        images, test = self._draw(self.train), self._draw(self.test)
+        with torch.no_grad():
+            parameters: Tensors = dict(self.detector.named_parameters())
+            hyperparameters: Tensors = dict(self.augmentation.named_parameters())
+            loss = self._validation_loss(images, test)(parameters, hyperparameters)
+        return train_loss, loss.item()

@@ -1,0 +1,139 @@
+"""setup.py: what STSSAD_FAST_BUILD means, and that a missing tool is told and not suffered."""
+
+import importlib.metadata
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def setup(monkeypatch):
+    """setup.py as a module of functions; it runs nothing on import."""
+    monkeypatch.delenv("STSSAD_FAST_BUILD", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    spec = importlib.util.spec_from_file_location("stssad_fast_setup", ROOT / "setup.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    version = importlib.metadata.version
+
+    def missing(name):
+        if name == "torch":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+
+
+@pytest.mark.parametrize(
+    ("value", "choice"),
+    [
+        ("", "auto"),
+        (" ", "auto"),
+        ("auto", "auto"),
+        ("CPU", "cpu"),
+        ("cuda", "cuda"),
+        (" off ", "off"),
+    ],
+)
+def test_the_variable_is_read(setup, monkeypatch, value, choice):
+    monkeypatch.setenv("STSSAD_FAST_BUILD", value)
+    assert setup.requested() == choice
+
+
+def test_auto_is_the_default(setup):
+    assert setup.requested() == "auto"
+
+
+def test_an_unknown_value_is_an_error(setup, monkeypatch):
+    monkeypatch.setenv("STSSAD_FAST_BUILD", "gpu")
+    with pytest.raises(setup.BuildError, match="'gpu' is not one of auto, cpu, cuda, off"):
+        setup.requested()
+
+
+def test_off_builds_nothing_and_complains_of_nothing(setup):
+    assert setup.plan("off") == ("off", None)
+
+
+def test_auto_without_torch_is_pure_python(setup, without_torch, capsys):
+    backend, reason = setup.plan("auto")
+    assert backend == "off"
+    setup.notice(reason)
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "torch is not installed" in printed
+    assert "--no-build-isolation" in printed  # the way to turn it on
+
+
+@pytest.mark.parametrize("choice", ["cpu", "cuda"])
+def test_a_backend_asked_for_by_name_is_an_error_without_torch(setup, without_torch, choice):
+    with pytest.raises(setup.BuildError, match=f"{choice} cannot be done: torch is not installed"):
+        setup.plan(choice)
+
+
+@pytest.mark.parametrize(
+    ("version", "old"),
+    [("2.9.1", True), ("2.10.0", False), ("2.13.0+cpu", False), ("3.0.0a0", False)],
+)
+def test_an_old_torch_is_named(setup, monkeypatch, version, old):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert setup.torch_missing() == (f"torch {version} is older than 2.10" if old else None)
+
+
+def test_a_missing_compiler_is_named(setup, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O1")
+    assert setup.plan("auto")[0] == "off"
+    with pytest.raises(setup.BuildError, match="no-such-compiler -O1 was not found"):
+        setup.plan("cpu")
+
+
+def test_cuda_names_what_is_missing(setup, monkeypatch):
+    import torch.utils.cpp_extension
+
+    monkeypatch.setattr(setup, "cpu_missing", lambda: None)
+    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "there is no nvcc" in setup.cuda_missing()
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "was built without CUDA" in setup.cuda_missing()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "no CUDA sources yet" in setup.cuda_missing()
+
+
+def test_the_command_ends_with_one_sentence(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "setup.py"), "--version"],
+        env={"STSSAD_FAST_BUILD": "gpu"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert "STSSAD_FAST_BUILD='gpu' is not one of" in result.stderr
+
+
+def test_kernels_are_installed_inside_the_package():
+    import stssad_fast.kernels
+
+    assert stssad_fast.kernels.__doc__
+
+
+def test_every_dependency_has_its_line():
+    told = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    for requirement in importlib.metadata.requires("stssad-fast") or []:
+        name = re.split(r"[^A-Za-z0-9_.-]", requirement)[0]
+        assert f"| `{name}` |" in told, name
