@@ -65,7 +65,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
         smoothing: of ``L_trn + L_val`` by an exponential average; the iterate where it is least
             is returned.
         patience: end a start after as many iterations without progress; None: never.
-        selection: which start is kept, the one of largest ``"score_variance"`` (Eq. 6).
+        selection: which start is kept: the one of largest ``"score_variance"`` (Eq. 6), or of
+            largest ``"score_shift"``, which does not depend on the scale of the scores.
         contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
             threshold of :meth:`predict`; ``"auto"``: the 95th percentile of the training scores.
         random_state: seed; with an int, two fits on a CPU are equal to the last bit.
@@ -76,8 +77,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
         detector_: the trained network.
         density_: Gaussian density of the training embeddings.
         starts_: per start: initial and final hyperparameters, losses and iteration of the iterate
-            returned, ``score_variance``, ``scores`` of the test pictures, ``history``, why it
-            ``stopped``, ``seconds``.
+            returned, ``score_variance``, ``score_shift``, ``scores`` of the test pictures,
+            ``history``, why it ``stopped``, ``seconds``.
         chosen_start_: index of the start that was kept.
         history_: its history: one list per loss and hyperparameter, one entry per iteration.
         threshold_: anomaly score above which a picture is predicted anomalous; ``-offset_``.
@@ -103,7 +104,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "unit_embedding": ["boolean"],
         "smoothing": [Interval(Real, 0, 1, closed="left")],
         "patience": [None, Interval(Integral, 1, None, closed="left")],
-        "selection": [StrOptions({"score_variance"})],
+        "selection": [StrOptions({"score_variance", "score_shift"})],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "random_state": ["random_state"],
         "device": [str],
@@ -116,7 +117,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         starts: Sequence[dict[str, float]] | None = None,
         strategy: Strategy = "second_order",
         width: int = 16,
-        iterations: int = 150,
+        iterations: int = 120,
         warm_up: int = 60,
         updates: int = 1,
         batch_size: int = 32,
@@ -129,7 +130,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         unit_embedding: bool = True,
         smoothing: float = 0.9,
         patience: int | None = None,
-        selection: Literal["score_variance"] = "score_variance",
+        selection: Literal["score_variance", "score_shift"] = "score_variance",
         contamination: float | Literal["auto"] = "auto",
         random_state: int | np.random.RandomState | None = None,
         device: str = "auto",
@@ -183,7 +184,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 run; the message says what to do.
             ValueError: a parameter is out of range.
         """
-        self._validate_params()
+        self.check_parameters()
         train, test = as_train_test(train_images, test_images, min_side=MIN_IMAGE_SIZE)
         path = None if checkpoint_path is None else Path(checkpoint_path)
         seed = selection.saved_seed(path) if path and resume and self.random_state is None else None
@@ -217,17 +218,30 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.offset_ = -self.threshold_
         return self
 
+    def check_parameters(self) -> None:
+        """Raise what :meth:`fit` would raise for the parameters alone.
+
+        Raises:
+            InputError: the augmentation, its starts or the device cannot be used.
+            ValueError: a parameter is out of range.
+        """
+        self._validate_params()
+        self._starts()
+        _device(self.device)
+
     def fit_predict(self, train_images: Images, test_images: Images, **kwargs: Any) -> NDArray[Any]:
         """:meth:`fit`, then :meth:`predict` for the test pictures."""
         return self.fit(train_images, test_images, **kwargs).predict(test_images)
 
     def embed(self, images: Images) -> NDArray[np.float32]:
         """Embeddings (N, 8 * width)."""
-        return selection.embed(self.detector_, self._checked(images))
+        checked = self._checked(images)
+        return selection.embed(self.detector_, checked)
 
     def anomaly_scores(self, images: Images) -> NDArray[np.float64]:
         """Negative log-likelihood (N,) under the training density; higher is more anomalous."""
-        return self.density_.score(self.embed(images))
+        embedding = self.embed(images)  # first: it tells whether this is fitted
+        return self.density_.score(embedding)
 
     def score_samples(self, images: Images) -> NDArray[np.float64]:
         """Log-likelihood (N,) under the training density; higher is more normal."""
@@ -287,18 +301,21 @@ class STSSAD(OutlierMixin, BaseEstimator):
             InputError: the file is missing, damaged, or of another format.
         """
         tensors, values = checkpoint.load(Path(path))
-        if values.get("format") != FORMAT:
+        place = _device(device)
+        try:
+            if values["format"] != FORMAT:
+                raise KeyError("format")
+            model = cls(**values["params"]).set_params(device=device)
+            model.starts_, model.chosen_start_ = values["starts"], values["chosen_start"]
+            model.image_shape_ = tuple(values["image_shape"])
+            model.threshold_ = values["threshold"]
+            model.offset_ = -model.threshold_
+            model._restore(tensors, model._detector(torch.zeros(2, *model.image_shape_)), place)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"{path} is not a model of this version of stssad_fast; expected a file that "
                 "STSSAD.save wrote"
-            )
-        model = cls(**values["params"]).set_params(device=device)
-        model.starts_, model.chosen_start_ = values["starts"], values["chosen_start"]
-        model.image_shape_ = tuple(values["image_shape"])
-        model.threshold_ = values["threshold"]
-        model.offset_ = -model.threshold_
-        blank = torch.zeros(2, *model.image_shape_)
-        model._restore(tensors, model._detector(blank), _device(device))
+            ) from error
         return model
 
     def _restore(
@@ -327,14 +344,15 @@ class STSSAD(OutlierMixin, BaseEstimator):
 
     def _detector(self, train: Tensor) -> ResNetDetector:
         dims = (0, 2, 3)
-        return ResNetDetector(
-            train.shape[1],
-            self.width,
-            min(train.shape[2:]),
-            train.mean(dims),
-            train.std(dims).clamp_min(1e-3),
-            self.unit_embedding,
-        )
+        with torch.random.fork_rng(devices=[]):
+            return ResNetDetector(
+                train.shape[1],
+                self.width,
+                min(train.shape[2:]),
+                train.mean(dims),
+                train.std(dims).clamp_min(1e-3),
+                self.unit_embedding,
+            )
 
     def _starts(self) -> list[Augmentation]:
         if isinstance(self.augmentation, Augmentation):
@@ -342,6 +360,11 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 raise InputError(
                     "starts belong to a named augmentation; a module of your own starts where its "
                     "hyperparameters are. Leave starts at None"
+                )
+            if self.strategy.endswith("order") and not list(self.augmentation.parameters()):
+                raise InputError(
+                    f"{type(self.augmentation).__name__} has no parameters to tune; give it "
+                    "torch.nn.Parameters, or choose a strategy without tuning"
                 )
             return [copy.deepcopy(self.augmentation)]
         kind = AUGMENTATIONS.get(self.augmentation)

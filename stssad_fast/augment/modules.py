@@ -60,11 +60,10 @@ class CutDiff(Augmentation):
     ) -> None:
         super().__init__()
         self.parametrization = parametrization
+        values = patch_shape(size, aspect, angle)
         if parametrization == "log":
             values = torch.tensor([math.log(size), math.log(aspect), math.radians(angle)])
-        elif parametrization == "cholesky":
-            values = patch_shape(size, aspect, angle)
-        else:
+        elif parametrization != "cholesky":
             raise ValueError(f"parametrization is {parametrization!r}; choose 'log' or 'cholesky'")
         self.raw = nn.Parameter(values)
 

@@ -11,7 +11,7 @@ of detectors or tuning.
 from stssad_fast.datasets.cifar10 import read_cifar10
 from stssad_fast.datasets.digits import load_digits
 from stssad_fast.datasets.elpv import load_elpv
-from stssad_fast.datasets.folder import ImageSet, read_folder
+from stssad_fast.datasets.folder import ImageSet, list_pictures, read_folder
 from stssad_fast.datasets.idx import read_idx, read_mnist
 from stssad_fast.datasets.images import MIN_SIDE, SUFFIXES, read_image, resize, with_channels
 from stssad_fast.datasets.labelled import Labelled, Split, one_vs
@@ -27,6 +27,7 @@ __all__ = [
     "Split",
     "as_images",
     "as_train_test",
+    "list_pictures",
     "load_digits",
     "load_elpv",
     "load_textures",

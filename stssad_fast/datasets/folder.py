@@ -85,10 +85,7 @@ def read_folder(
     roots = [folder] if kind_names is None else [folder / name for name in kind_names]
     found = sorted((p for root in roots for p in _pictures(root)), key=_relative_to(folder))
     if not found:
-        raise InputError(
-            f"{folder} holds no pictures; expected files ending in {', '.join(sorted(SUFFIXES))}. "
-            "Check the path."
-        )
+        raise _no_pictures(folder)
 
     for root in roots if kinds is not None else ():
         if not any(root in file.parents for file in found):
@@ -111,6 +108,28 @@ def read_folder(
     kinds_found = [file.relative_to(folder).parts[0] for file in paths]
     labels = np.array([kind != GOOD for kind in kinds_found], np.int64)
     return ImageSet(stacked, paths, labels, kinds_found, skipped)
+
+
+def list_pictures(path: str | os.PathLike[str]) -> list[Path]:
+    """All picture files below a folder, sorted; what `read_folder` passes over is not among them.
+
+    Raises:
+        InputError: the folder is missing, may not be read, or holds no pictures.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"The folder {path} does not exist. Check the path.")
+    found = sorted(_pictures(folder), key=_relative_to(folder))
+    if not found:
+        raise _no_pictures(folder)
+    return found
+
+
+def _no_pictures(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} holds no pictures; expected files ending in {', '.join(sorted(SUFFIXES))}. "
+        "Check the path."
+    )
 
 
 def _choose(path: Path, split: str | None) -> Path:

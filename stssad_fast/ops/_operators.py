@@ -146,12 +146,23 @@ def check_floating(value: Any, name: str, dimensions: str) -> None:
 
 def check_finite(value: Tensor, name: str) -> None:
     """Raise ValueError if a CPU tensor holds NaN or Inf; elsewhere looking would cost a sync."""
-    if torch.compiler.is_compiling() or value.device.type != "cpu":
-        return
-    if torch._C._functorch.is_batchedtensor(value):
-        return
-    if not torch.isfinite(value.detach()).all():
+    if _holds(value, lambda numbers: not torch.isfinite(numbers).all()):
         raise ValueError(f"{name} has NaN or infinite values; expected finite numbers")
+
+
+def check_positive(value: Tensor, name: str) -> None:
+    """Raise ValueError if a CPU tensor holds anything but positive, finite numbers."""
+    if _holds(value, lambda numbers: not ((numbers > 0) & torch.isfinite(numbers)).all()):
+        raise ValueError(f"{name} has values that are not positive; expected finite numbers > 0")
+
+
+def _holds(value: Tensor, question: Callable[[Tensor], bool]) -> bool:
+    """The answer for a tensor on the CPU outside of torch.compile, also under torch.func."""
+    if torch.compiler.is_compiling() or value.device.type != "cpu":
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(value):
+        value = torch._C._functorch.get_unwrapped(value)
+    return question(value.detach())
 
 
 def hyperparameter(value: Any, image: Tensor, trailing: tuple[int, ...], name: str) -> Tensor:

@@ -35,9 +35,10 @@ def mean_distance_loss(train: Tensor, augmented: Tensor, test: Tensor) -> Tensor
 
     ``sqrt(N) / |Zc|_F * mean_i(|z_i - mean(train)| + |z_i - mean(augmented)|) / 2`` over the rows
     ``z_i`` of ``test``; ``Zc`` holds all N rows about their common mean. It does not change when
-    all embeddings are scaled or shifted, nor when every row of a set is repeated. It is 1 when the
-    test set is the union of a training and an augmented point (Lemma 1). If all rows are equal,
-    loss and gradient are 0. Differentiable to any order.
+    all embeddings are scaled or shifted, nor when every row of all sets is repeated; repeating
+    those of one set changes the common factor alone. It is 1 when the test set is the union of a
+    training and an augmented point (Lemma 1). If all rows are equal, loss and gradient are 0.
+    Differentiable to any order.
 
     Args:
         train, augmented, test: embeddings (N_trn, D), (N_aug, D), (N_test, D), each N >= 1.

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from stssad_fast.ops._operators import check_positive
+
 
 def patch_shape(size: Tensor | float, aspect: Tensor | float, angle: Tensor | float) -> Tensor:
     """Lower triangle of ``L`` with ``L L^T = R diag(size / aspect, size * aspect) R^T``.
@@ -19,14 +21,19 @@ def patch_shape(size: Tensor | float, aspect: Tensor | float, angle: Tensor | fl
         (..., 3): ``l11, l21, l22``, with ``l11, l22 > 0``.
 
     Raises:
-        ValueError: a size or aspect on the CPU is not positive.
+        TypeError: a tensor is not floating-point.
+        ValueError: a size or aspect on the CPU is not positive and finite.
     """
     like = next((v for v in (size, aspect, angle) if isinstance(v, Tensor)), None)
+    if like is not None and not like.is_floating_point():
+        raise TypeError(f"size, aspect or angle is {like.dtype}; expected floating-point tensors")
     dtype = torch.get_default_dtype() if like is None else like.dtype
     device = None if like is None else like.device
     size, aspect, angle = (
         torch.as_tensor(v, dtype=dtype, device=device) for v in (size, aspect, angle)
     )
+    check_positive(size, "size")
+    check_positive(aspect, "aspect")
     radians = torch.deg2rad(angle)
     cos, sin = torch.cos(radians), torch.sin(radians)
     # Cholesky factor of [[a, b], [b, d]], with a d - b^2 = size^2 known without cancellation.
@@ -43,7 +50,8 @@ def patch_parameters(shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with the angle in [-45, 45] degrees. A round patch has angle 0, with gradient 0.
 
     Args:
-        shape: (..., 3): ``l11, l21, l22``; their signs do not matter to the patch.
+        shape: (..., 3): ``l11, l21, l22``; the signs of the columns ``(l11, l21)`` and ``l22`` do
+            not matter to the patch.
 
     Returns:
         ``size, aspect, angle``, each of shape (...). A singular ``L`` has size 0; its aspect and

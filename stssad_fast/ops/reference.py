@@ -74,6 +74,7 @@ def cutdiff_backward(
 
     With ``G = sum_c grad * [0 < image - p < 1]`` and ``dp/dw = -2 p w``, everything that shape and
     centre need is five moments of ``p G`` over the pixels: those of ``w1^2, w1 w2, w2^2, w1, w2``.
+    What would overflow is the largest number instead.
     """
     patch, w1, w2, l11, l22 = _patch(shape, center, *image.shape[-2:])
     cut = image.to(shape.dtype) - patch[:, None]
@@ -88,10 +89,18 @@ def cutdiff_backward(
     s1, s2 = moment(w1), moment(w2)
     l11, l22, l21 = l11[:, 0, 0], l22[:, 0, 0], shape[:, 1]
     grad_shape = torch.stack(
-        [2 * (l21 * s12 / l22 - s11) / l11, -2 * s12 / l22, -2 * s22 / l22], dim=-1
+        [2 * (s12 / l22 * l21 - s11) / l11, -2 * s12 / l22, -2 * s22 / l22], dim=-1
     )
-    grad_center = torch.stack([2 * (l21 * s2 / l22 - s1) / l11, -2 * s2 / l22], dim=-1)
-    return grad.to(image.dtype), _unbroadcast(grad_shape, shape), _unbroadcast(grad_center, center)
+    grad_center = torch.stack([2 * (s2 / l22 * l21 - s1) / l11, -2 * s2 / l22], dim=-1)
+    grad_shape = _saturated(_unbroadcast(_saturated(grad_shape), shape))
+    grad_center = _saturated(_unbroadcast(_saturated(grad_center), center))
+    return grad.to(image.dtype), grad_shape, grad_center
+
+
+def _saturated(grad: Tensor) -> Tensor:
+    """The largest number in place of Inf; NaN stays."""
+    limit = torch.finfo(grad.dtype).max
+    return grad.clamp(-limit, limit)
 
 
 def _unbroadcast(grad: Tensor, like: Tensor) -> Tensor:
@@ -262,7 +271,8 @@ def mean_distance_loss_backward(
         (-share / len(augmented) * v.sum(0)).expand_as(augmented),
         share * (u + v),
     ]
-    gradient = (torch.cat(parts) - loss / safe**2 * rows) * (grad / unit)
-    gradient = torch.where(equal, 0.0, gradient)
-    grad_train, grad_augmented, grad_test = gradient.split([len(part) for part in parts])
+    grad_train, grad_augmented, grad_test = (
+        torch.where(equal, 0.0, (part - loss / safe**2 * rows) * (grad / unit))
+        for part, rows in zip(parts, (train, augmented, test), strict=True)
+    )
     return grad_train, grad_augmented, grad_test

@@ -32,10 +32,14 @@ class GaussianDensity:
         constant = 0.5 * (len(values) * np.log(2 * np.pi) + np.log(values).sum())
         return cls(estimate.location_, vectors / np.sqrt(values), float(constant))
 
+    def distance(self, embedding: NDArray[np.floating]) -> Array:
+        """Squared Mahalanobis distance (N,) of embeddings (N, D), at least the smallest normal."""
+        whitened = (embedding.astype(np.float64) - self.mean) @ self.factor
+        return np.maximum(np.square(whitened).sum(1), np.finfo(np.float64).tiny)
+
     def score(self, embedding: NDArray[np.floating]) -> Array:
         """Negative log-likelihood (N,) of embeddings (N, D); higher is more anomalous."""
-        whitened = (embedding.astype(np.float64) - self.mean) @ self.factor
-        return self.constant + 0.5 * np.square(whitened).sum(1)
+        return self.constant + 0.5 * self.distance(embedding)
 
     def state(self) -> dict[str, Tensor]:
         """The attributes as tensors."""

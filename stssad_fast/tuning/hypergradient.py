@@ -54,7 +54,9 @@ def bilevel_step(
     a = {name: value.detach().requires_grad_() for name, value in hyperparameters.items()}
 
     inner = train_loss(theta, a)
-    gradients = torch.autograd.grad(inner, list(theta.values()), create_graph=not first_order)
+    gradients = torch.autograd.grad(
+        inner, list(theta.values()), create_graph=not first_order, materialize_grads=True
+    )
     stepped, moved = {}, {}
     with torch.no_grad():
         for (name, value), gradient in zip(theta.items(), gradients, strict=True):

@@ -61,6 +61,15 @@ def score_variance(scores: NDArray[np.float64]) -> float:
     return float(np.var(scores, ddof=1))
 
 
+def score_shift(distances: NDArray[np.float64], train_distances: NDArray[np.float64]) -> float:
+    """How many times farther from the training density the test set lies, as a logarithm.
+
+    Difference of the medians of the log squared Mahalanobis distances: unlike ``S`` it does not
+    depend on the scale of the scores, which differs between starts.
+    """
+    return float(np.median(np.log(distances)) - np.median(np.log(train_distances)))
+
+
 def choose(results: Sequence[dict[str, Any]], rule: str = "score_variance") -> int:
     """Index of the start to keep, the one with the largest ``rule``.
 
@@ -166,15 +175,22 @@ class Search:
             if iteration >= 0
             else None,
             "score_variance": None,
+            "score_shift": None,
             "scores": None,
             "history": tuner.history,
         }
         tensors: Tensors = {}
         if iteration >= 0:
-            density = GaussianDensity.fit(embed(tuner.detector, self.train))
-            scores = density.score(embed(tuner.detector, self.test))
-            result["score_variance"] = score_variance(scores)
-            result["scores"] = scores.tolist()
+            trained = embed(tuner.detector, self.train)
+            density = GaussianDensity.fit(trained)
+            tested = embed(tuner.detector, self.test)
+            scores = density.score(tested)
+            shift = score_shift(density.distance(tested), density.distance(trained))
+            result |= {
+                "score_variance": score_variance(scores),
+                "score_shift": shift,
+                "scores": scores.tolist(),
+            }
             tensors = {
                 **checkpoint.prefixed("detector", tuner.detector.state_dict()),
                 **checkpoint.prefixed("augmentation", tuner.augmentation.state_dict()),

@@ -22,7 +22,7 @@ class TunerConfig:
     """How one start is tuned; :class:`stssad_fast.STSSAD` documents every field."""
 
     strategy: Strategy = "second_order"
-    iterations: int = 150
+    iterations: int = 120
     warm_up: int = 60
     updates: int = 1
     batch_size: int = 32
@@ -211,6 +211,8 @@ class Tuner:
             stacked = torch.cat([images, self._augment(hyperparameters, images), test])
             buffers = {k: v.clone() for k, v in self.detector.named_buffers()}
             embedding, _ = functional_call(self.detector, (parameters, buffers), (stacked,))
+            if not torch.isfinite(embedding).all():
+                return math.nan * embedding.sum()  # diverged; the op would raise
             count = len(images)
             return mean_distance_loss(
                 embedding[:count], embedding[count : 2 * count], embedding[2 * count :]
@@ -223,7 +225,7 @@ class Tuner:
         parameters: Tensors = dict(self.detector.named_parameters())
         hyperparameters = {k: v.detach() for k, v in self.augmentation.named_parameters()}
         loss = self._train_loss(self._draw(self.train))(parameters, hyperparameters)
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
         with torch.no_grad():
             for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
                 self._velocity[name].mul_(self.config.momentum).add_(gradient)
@@ -248,10 +250,11 @@ class Tuner:
             for name, value in parameters.items():
                 value.copy_(step.parameters[name])
         self._velocity = step.velocity
-        for name, value in hyperparameters.items():
-            value.grad = step.gradient[name]
-        self._optimizer.step()
-        self.augmentation.constrain_()
+        if all(torch.isfinite(value).all() for value in step.gradient.values()):
+            for name, value in hyperparameters.items():
+                value.grad = step.gradient[name]
+            self._optimizer.step()
+            self.augmentation.constrain_()
         return step.train_loss.item(), step.validation_loss.item()
 
     def _update_and_validate(self) -> tuple[float, float]:

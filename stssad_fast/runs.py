@@ -1,0 +1,306 @@
+"""A run folder: whether it may be begun or gone on with, and what stands in it at the end."""
+
+import csv
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from stssad_fast.checkpoint import write_text
+from stssad_fast.datasets import ImageSet
+from stssad_fast.errors import InputError
+from stssad_fast.estimator import STSSAD
+from stssad_fast.report import write_report
+from stssad_fast.report.collect import area_under_roc
+from stssad_fast.report.page import versions
+
+CONFIG = "config.json"
+CHECKPOINT = "checkpoint.safetensors"
+MODEL = "model.safetensors"
+SCORES = "scores.csv"
+RESULTS = "results.json"
+REPORT = "report.html"
+OUTPUTS = (MODEL, SCORES, RESULTS, REPORT)
+FORMAT = "stssad_fast run 1"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run depends on, as its config.json keeps it.
+
+    Attributes:
+        train, test: absolute paths of the folders.
+        image_size: side in pixels that pictures are resized to.
+        kinds: subfolders of the test set to read, None for all.
+        channels: 1, 3 or "auto".
+        on_error: what to do about pictures that cannot be read.
+        threads: of the CPU; results are equal to the last bit for one number of them.
+        checkpoint_interval: seconds.
+        parameters: of :class:`STSSAD`.
+    """
+
+    train: str
+    test: str
+    parameters: dict[str, Any]
+    image_size: int = 64
+    kinds: list[str] | None = None
+    channels: Literal["auto"] | int = "auto"
+    on_error: Literal["raise", "skip"] = "raise"
+    threads: int = 0
+    checkpoint_interval: float = 10.0
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path as valid UTF-8, with what is none escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+class Run:
+    """The folder of one run.
+
+    Args:
+        folder: need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self / CONFIG).is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended and all its results are there."""
+        return self.begun and all((self / name).is_file() for name in OUTPUTS)
+
+    def check(self, resume: bool) -> None:
+        """Refuse a folder that this command must not write to.
+
+        Raises:
+            InputError: it holds a run and ``resume`` is False, or something else.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder} is a file; choose a new folder for the run")
+        if self.begun and not resume:
+            raise InputError(
+                f"{self.folder} holds another run; go on with it by --resume, or choose a new "
+                "folder"
+            )
+        if not self.begun and (others := self._others()):
+            raise InputError(
+                f"{self.folder} holds files that are no run's ({others[0]}); choose a new folder"
+            )
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and keep other processes out of it while the block runs.
+
+        If the block fails before the run has begun, the folder is as it was.
+
+        Raises:
+            InputError: the folder cannot be made or written to, or another process has claimed it.
+        """
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        with ExitStack() as stack:
+            try:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    self._lock(stack)
+                    with tempfile.TemporaryFile(dir=self.folder) as probe:
+                        probe.write(b"0" * 4096)
+                    self._sweep()
+                except OSError as error:
+                    raise InputError(
+                        f"cannot write to {self.folder}: {error.strerror or error}; choose a "
+                        "folder you may write to, on a disk with space left"
+                    ) from error
+                yield
+            except BaseException:
+                if not self.begun:
+                    with suppress(OSError):
+                        for path in made:
+                            path.rmdir()
+                raise
+
+    def _lock(self, stack: ExitStack) -> None:
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        handle = os.open(self.folder, os.O_RDONLY)
+        stack.callback(os.close, handle)  # which unlocks, as the end of the process does
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another process is at work in {self.folder}; wait for its end, or end it"
+            ) from error
+        except OSError:  # a file system without locks
+            return
+
+    def begin(self, settings: Settings) -> None:
+        """Write config.json, from which on the folder holds a run."""
+        values = {"format": FORMAT, **asdict(settings)}
+        write_text(self / CONFIG, json.dumps(values, indent=2) + "\n")
+
+    def settings(self) -> Settings:
+        """Read config.json.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        path = self / CONFIG
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format") != FORMAT:
+                raise ValueError("not of this version")
+            return Settings(**values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path} cannot be read ({error}); it is damaged or not of stssad_fast. "
+                "Choose a new folder and begin again"
+            ) from error
+
+    def read_results(self) -> dict[str, Any]:
+        """Read results.json of a finished run."""
+        path = self / RESULTS
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return values
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path} cannot be read ({error}); delete it and resume the run to make it anew"
+            ) from error
+
+    def finish(self, model: STSSAD, train: ImageSet, test: ImageSet, root: str) -> dict[str, Any]:
+        """Write model, scores, results and report.
+
+        Args:
+            model: fitted.
+            train, test: what it was fitted on.
+            root: folder that the paths in scores.csv are relative to.
+        """
+        names = [printable(os.path.relpath(path, root)) for path in test.paths]
+        values = results(model, test.labels) | {
+            "train_pictures": len(train.paths),
+            "skipped": [
+                [printable(path), reason] for path, reason in (*train.skipped, *test.skipped)
+            ],
+        }
+        model.save(self / MODEL)
+        write_text(self / SCORES, _scores_csv(model, names, test))
+        write_text(self / RESULTS, json.dumps(values, indent=2) + "\n")
+        write_report(
+            self / REPORT,
+            model,
+            train.images,
+            test.images,
+            labels=test.labels,
+            title=f"{model.augmentation} tuned on {Path(root).name}",
+            kinds=test.kinds,
+            names=names,
+        )
+        return values
+
+    def _others(self) -> list[str]:
+        """Entries that this class did not leave behind."""
+        if not self.folder.is_dir():
+            return []
+        try:
+            entries = sorted(os.listdir(self.folder))
+        except OSError as error:
+            raise InputError(f"cannot read {self.folder}: {error.strerror}") from error
+        return [name for name in entries if not _is_leftover(name)]
+
+    def _sweep(self) -> None:
+        """Delete what a killed process was writing."""
+        for name in os.listdir(self.folder):
+            if _is_leftover(name):
+                (self / name).unlink()
+
+
+def _is_leftover(name: str) -> bool:
+    return any(name.startswith(f".{mine}.") for mine in (CONFIG, CHECKPOINT, *OUTPUTS))
+
+
+def differing(saved: Settings, given: Mapping[str, Any]) -> list[str]:
+    """Names of the options in ``given`` whose values are not those of the run.
+
+    ``given`` has the fields of :class:`Settings`, ``parameters`` with some of its entries only;
+    the checkpoint interval may change.
+    """
+    names = [
+        field.name
+        for field in fields(saved)
+        if field.name not in ("parameters", "checkpoint_interval")
+        and field.name in given
+        and given[field.name] != getattr(saved, field.name)
+    ]
+    parameters = given.get("parameters", {})
+    return names + [k for k, v in parameters.items() if v != saved.parameters.get(k)]
+
+
+def results(model: STSSAD, labels: Any = None) -> dict[str, Any]:
+    """What a fit led to, JSON-able: the starts without their histories, the choice, versions."""
+    kept = [
+        {k: v for k, v in start.items() if k not in ("history", "scores")}
+        | {"auc": None if start["scores"] is None else _auc(labels, start["scores"])}
+        for start in model.starts_
+    ]
+    scores = np.array(model.starts_[model.chosen_start_]["scores"])
+    return {
+        "augmentation": model.augmentation,
+        "starts": kept,
+        "selection": model.selection,
+        "chosen": model.chosen_start_,
+        "auc": kept[model.chosen_start_]["auc"],
+        "threshold": model.threshold_,
+        "flagged": int((scores > model.threshold_).sum()),
+        "test_pictures": len(scores),
+        "seconds": sum(start["seconds"] for start in model.starts_),
+        "device": str(next(model.detector_.parameters()).device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def _auc(labels: Any, scores: Sequence[float]) -> float | None:
+    return area_under_roc(labels, np.array(scores))
+
+
+def predicted(score: float, threshold: float) -> str:
+    """The word for a score in a CSV."""
+    return "anomalous" if score > threshold else "normal"
+
+
+def _scores_csv(model: STSSAD, names: Sequence[str], test: ImageSet) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    scores = model.starts_[model.chosen_start_]["scores"]
+    rows = [
+        [name, repr(score), predicted(score, model.threshold_)]
+        for name, score in zip(names, scores, strict=True)
+    ]
+    header = ["path", "score", "predicted"]
+    if test.kinds is not None and test.labels is not None:
+        header += ["kind", "label"]
+        rows = [
+            [*row, printable(kind), str(label)]
+            for row, kind, label in zip(rows, test.kinds, test.labels, strict=True)
+        ]
+    writer.writerows([header, *rows])
+    return text.getvalue()

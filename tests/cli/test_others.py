@@ -1,0 +1,78 @@
+"""demo, info, help, and what shows progress."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from stssad_fast import console, demo, info
+from stssad_fast.ops import extension
+from stssad_fast.tuning.selection import Progress
+
+
+def test_demo(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "QUICK", {"width": 1, "warm_up": 0, "iterations": 1})
+    out = tmp_path / "demo"
+    result = cli.accepted("demo", "--quick", "--out", out)
+    assert "Angle found: " in result.stdout
+    assert f"Report: {out / 'report.html'}" in result.stdout
+    page = (out / "report.html").read_text()
+    assert all(case.title in page for case in demo.CASES)
+    (out / "report.html").write_text("old")
+    (out / "notes.txt").write_text("mine")
+    monkeypatch.setattr(demo, "CASES", demo.CASES[:1])
+    cli.accepted("demo", "--quick", "--out", out)
+    assert (out / "report.html").read_text() != "old"
+    assert (out / "notes.txt").read_text() == "mine"
+    assert set(json.loads((out / "demo.json").read_text())["cases"]) == {"digits"}
+
+
+@pytest.mark.parametrize(("angle", "right"), [(170.0, True), (190.0, True), (169.9, False)])
+def test_angle_verdict(angle, right):
+    found = {"chosen": 0, "starts": [{"final": {"angle": angle}}]}
+    verdict, sentence = demo.angle_verdict(found)
+    assert verdict is right and ("not within" in sentence) is not right
+
+
+def test_info(cli, monkeypatch):
+    result = cli.accepted("info")
+    for word in ("torch", "native extension", "cutdiff", "rotate", "mean_distance_loss", "CUDA"):
+        assert word in result.stdout
+    monkeypatch.setattr(extension, "why_not", lambda: "not built")
+    reasons = {choice.why for choice in info.choices() if choice.device == "CPU"}
+    assert "native extension not built" in reasons
+
+
+def test_version_and_help(cli):
+    assert cli.accepted("--version").stdout.startswith("stssad-fast ")
+    assert "tune" in cli.accepted().stdout
+    for command in ("tune", "score", "demo", "info"):
+        assert f"stssad-fast {command}" in cli.accepted(command, "--help").stdout
+
+
+def steps(start, *, warm_up=2, total=4):
+    for step in range(1, total + 1):
+        warming = step <= warm_up
+        loss = None if warming else 0.5
+        yield Progress(start, 3, step, total, warming, loss, loss, {"size": 0.01, "angle": 12.0})
+
+
+def test_progress_on_a_terminal():
+    stream = io.StringIO()
+    terminal = Console(file=stream, force_terminal=True, width=80)
+    with console.TuningDisplay(terminal) as display:
+        for progress in steps(1):
+            display(progress)
+    shown = stream.getvalue()
+    assert "2/3" in shown and "done before" in shown and "12.0°" in shown and "left" in shown
+
+
+def test_progress_in_lines():
+    stream = io.StringIO()
+    with console.TuningDisplay(Console(file=stream, width=40), lines_every=0) as display:
+        for progress in steps(0):
+            display(progress)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 4
+    assert lines[-1].startswith("start 1/3  step 4/4  size 0.01  angle 12.0°  L_trn 0.5  L_val 0.5")

@@ -1,0 +1,61 @@
+"""Runs that are stopped go on to the result of a run that was not."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+STEPS = ["--iterations", 30, "--checkpoint-interval", 0.1]
+
+
+def start(out, *more):
+    command = [sys.executable, "-m", "stssad_fast", "tune", "--out", out, *more]
+    return subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(path, process, newer_than=0):
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_mtime_ns > newer_than):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_stopped_twice(cli, tmp_path):
+    options = [*cli.options, *STEPS]
+    cli.accepted("tune", *options, "--out", tmp_path / "unbroken")
+    run = tmp_path / "broken"
+    process = start(run, *options)
+    wait_for(run / "checkpoint.safetensors", process)
+    process.kill()
+    process.communicate()
+    assert not (run / "model.safetensors").exists()
+
+    killed_at = (run / "checkpoint.safetensors").stat().st_mtime_ns
+    process = start(run, "--resume")
+    wait_for(run / "checkpoint.safetensors", process, killed_at)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"To go on, to the same result: stssad-fast tune --out {run} --resume" in err
+    assert "Traceback" not in err
+    assert not (run / "model.safetensors").exists()
+
+    cli.accepted("tune", "--out", run, "--resume")
+    assert cli.same(run, tmp_path / "unbroken")
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
+
+
+def test_one_process_at_a_time(cli, tmp_path):
+    process = start(tmp_path / "run", *cli.options, "--iterations", "500")
+    wait_for(tmp_path / "run/config.json", process)
+    cli.refused("tune", "--out", tmp_path / "run", "--resume", match="another process is at work")
+    process.kill()
+    process.communicate()

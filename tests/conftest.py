@@ -1,0 +1,29 @@
+"""What all tests share: one tolerance for each dtype, and one thread."""
+
+import pytest
+import torch
+
+# Absolute for numbers up to 1, relative to the largest number above that.
+TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+# Tests run side by side; threads that wait for each other's cores make tiny work slow.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def assert_close():
+    """``assert_close(actual, expected)``, by the tolerance of the coarser of the two dtypes."""
+
+    def check(actual, expected):
+        actual, expected = torch.as_tensor(actual), torch.as_tensor(expected)
+        tolerance = max(TOLERANCE[actual.dtype], TOLERANCE[expected.dtype])
+        actual, expected = actual.detach().double(), expected.detach().double()
+        scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
+        torch.testing.assert_close(actual, expected, atol=tolerance * scale, rtol=0)
+
+    return check
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,323 @@
+"""STSSAD: scikit-learn's conventions, determinism, files, and what it refuses."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from stssad_fast import STSSAD, InputError
+from stssad_fast.augment import Augmentation, CutDiff, Rotation
+
+PARAMS = {
+    "width": 2,
+    "iterations": 2,
+    "warm_up": 1,
+    "batch_size": 4,
+    "starts": [{"size": 0.01}, {"size": 0.1, "aspect": 2.0}],
+    "random_state": 0,
+    "device": "cpu",
+}
+
+
+def make(**changes):
+    return STSSAD(**{**PARAMS, **changes})
+
+
+def draw(count, seed, channels=1, size=16):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, channels, size, size), generator=generator, dtype=torch.uint8)
+
+
+TRAIN, TEST = draw(10, 0), draw(8, 1)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return make().fit(TRAIN, TEST)
+
+
+def test_parameters_are_kept_as_given():
+    model = make()
+    before = copy.deepcopy(model.get_params())
+    assert model.get_params()["starts"] is PARAMS["starts"]
+    model.fit(TRAIN, TEST)
+    assert model.get_params() == before
+    assert model.set_params(width=3).width == 3
+    with pytest.raises(ValueError, match="Invalid parameter"):
+        model.set_params(depth=1)
+
+
+def test_clone(fitted):
+    other = clone(fitted)
+    assert other.get_params() == fitted.get_params()
+    assert not hasattr(other, "starts_")
+    assert "width=2" in repr(other)
+
+
+def test_before_fit():
+    model = make()
+    for call in (
+        model.decision_function,
+        model.score_samples,
+        model.predict,
+        model.anomaly_scores,
+        model.embed,
+    ):
+        with pytest.raises(NotFittedError):
+            call(TEST)
+    for attempt in (lambda: model.history_, lambda: model.save("nowhere")):
+        with pytest.raises(NotFittedError):
+            attempt()
+
+
+def test_fitted_attributes(fitted):
+    check_is_fitted(fitted)
+    assert isinstance(fitted.augmentation_, CutDiff)
+    assert len(fitted.starts_) == 2
+    variances = [start["score_variance"] for start in fitted.starts_]
+    assert fitted.chosen_start_ == np.argmax(variances)
+    chosen = fitted.starts_[fitted.chosen_start_]
+    assert fitted.history_ is chosen["history"]
+    assert len(fitted.history_["train_loss"]) == 2
+    assert fitted.augmentation_.describe() == chosen["final"]
+    np.testing.assert_allclose(fitted.anomaly_scores(TEST), chosen["scores"])
+    assert np.var(chosen["scores"], ddof=1) == pytest.approx(max(variances))
+    json.dumps(fitted.starts_)  # plain values only
+
+
+def test_scores_and_predictions_agree(fitted):
+    decision = fitted.decision_function(TEST)
+    assert decision.shape == (8,)
+    assert decision.dtype == np.float64
+    np.testing.assert_array_equal(fitted.score_samples(TEST), -fitted.anomaly_scores(TEST))
+    np.testing.assert_array_equal(decision, fitted.score_samples(TEST) - fitted.offset_)
+    np.testing.assert_array_equal(fitted.predict(TEST), np.where(decision < 0, -1, 1))
+    assert fitted.threshold_ == -fitted.offset_
+    assert fitted.embed(TEST).shape == (8, 16)
+
+
+@pytest.mark.parametrize("contamination", [0.125, 0.25, 0.5])
+def test_contamination_is_the_share_that_is_predicted_anomalous(contamination):
+    model = make(contamination=contamination)
+    predicted = model.fit_predict(TRAIN, TEST)
+    assert (predicted == -1).sum() == contamination * len(TEST)
+    np.testing.assert_array_equal(predicted, model.predict(TEST))
+
+
+def test_contamination_auto(fitted):
+    assert (fitted.predict(TRAIN) == -1).sum() == 1  # 5 % of 10, and at least one
+
+
+def same(one, other):
+    np.testing.assert_array_equal(one.score_samples(TEST), other.score_samples(TEST))
+    assert one.threshold_ == other.threshold_
+    assert one.history_ == other.history_
+
+
+def test_one_seed_gives_one_result_and_global_generators_are_left_alone(fitted):
+    torch.manual_seed(123)
+    np.random.seed(123)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    again = make().fit(TRAIN, TEST)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
+    same(again, fitted)
+    other = make(random_state=1).fit(TRAIN, TEST)
+    assert (other.score_samples(TEST) != fitted.score_samples(TEST)).all()
+    same(
+        *(make(random_state=np.random.RandomState(5)).fit(TRAIN, TEST) for _ in range(2)),
+    )
+
+
+def test_save_and_load(fitted, tmp_path):
+    fitted.save(tmp_path / "model")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    state = torch.get_rng_state()
+    loaded = STSSAD.load(tmp_path / "model", device="cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+    same(loaded, fitted)
+    assert loaded.get_params() == fitted.get_params()
+    assert loaded.starts_ == fitted.starts_
+    assert loaded.augmentation_.describe() == fitted.augmentation_.describe()
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
+
+
+@pytest.mark.parametrize("state", [np.random.RandomState(0), None, np.int64(3)], ids=str)
+def test_whatever_random_state_it_can_be_saved(tmp_path, state):
+    model = make(random_state=state).fit(TRAIN, TEST)
+    model.save(tmp_path / "model")
+    same(STSSAD.load(tmp_path / "model", device="cpu"), model)
+
+
+def test_a_damaged_or_foreign_file_is_refused(fitted, tmp_path):
+    path = tmp_path / "model"
+    fitted.save(path)
+    whole = path.read_bytes()
+    for damaged in (b"", b"hello", whole[:100], whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="cannot be read"):
+            STSSAD.load(path)
+    with pytest.raises(InputError, match="does not exist"):
+        STSSAD.load(tmp_path / "missing")
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="cannot be read"):
+        STSSAD.load(path)
+    make().fit(TRAIN, TEST, checkpoint_path=path)  # ours, but no model
+    with pytest.raises(InputError, match="not a model"):
+        STSSAD.load(path)
+
+
+def test_a_model_that_cannot_be_written(fitted, tmp_path):
+    with pytest.raises(InputError, match="cannot write"):
+        fitted.save(tmp_path / "missing" / "model")
+
+
+INPUTS = {
+    "numpy": lambda x: x.numpy(),
+    "grey without channel": lambda x: x[:, 0],
+    "float": lambda x: x / 255,
+    "float64 numpy": lambda x: x.double().numpy() / 255,
+    "uint16": lambda x: x.numpy().astype(np.uint16) * 257,
+    "not contiguous": lambda x: x.repeat(2, 1, 1, 1)[::1][: len(x)].mT.contiguous().mT,
+}
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_every_kind_of_array_gives_the_same_scores(fitted, kind):
+    expected = fitted.score_samples(TEST)
+    np.testing.assert_allclose(fitted.score_samples(INPUTS[kind](TEST)), expected, rtol=1e-4)
+    if kind in ("numpy", "grey without channel", "not contiguous"):
+        same(make().fit(INPUTS[kind](TRAIN), INPUTS[kind](TEST)), fitted)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        (TRAIN / 255 * torch.nan, TEST, "NaN"),
+        (TRAIN / 1.0, TEST, "ranges from"),
+        (TRAIN, TEST / 255 - 1, "ranges from"),
+        (TRAIN, TEST[:1], "test_images holds 1 picture"),
+        (TRAIN[:1], TEST, "train_images holds 1 picture"),
+        (TRAIN[:, :, :15], TEST[:, :, :15], "15 x 16 pixels; both sides need at least 16"),
+        (TRAIN, draw(8, 1, 3), "channel"),
+        (TRAIN, draw(8, 1, 1, 20), "pixels"),
+        (TRAIN.int(), TEST, "dtype int32"),
+        (TRAIN[0, 0], TEST, "shape"),
+        (None, TEST, "NoneType"),
+    ],
+)
+def test_wrong_pictures(train, test, words):
+    with pytest.raises(InputError, match=words):
+        make().fit(train, test)
+
+
+def test_wrong_pictures_after_fit(fitted):
+    for images, words in ((draw(2, 0, 3), "channel"), (draw(2, 0, 1, 20), "fitted on")):
+        with pytest.raises(InputError, match=words):
+            fitted.predict(images)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"augmentation": "blur"}, "augmentation is 'blur'; choose one of cutdiff, rotation"),
+        ({"starts": []}, "starts is empty"),
+        ({"starts": [{"angel": 3.0}]}, "angel"),
+        ({"starts": [{"size": -1.0}]}, "size has values that are not positive"),
+        ({"augmentation": Rotation()}, "starts belong to a named augmentation"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"strategy": "guess"}, "strategy"),
+        ({"iterations": 0}, "iterations"),
+        ({"contamination": 0.6}, "contamination"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+    ],
+)
+def test_wrong_parameters(changes, words):
+    with pytest.raises(ValueError, match=words):
+        make(**changes).fit(TRAIN, TEST)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strategy": "first_order"},
+        {"strategy": "random_dynamic"},
+        {"strategy": "random_static"},
+        {"parametrization": "cholesky", "hyper_optimizer": "sgd"},
+        {"validation_norm": "running", "unit_embedding": False},
+        {"updates": 2, "patience": 1, "smoothing": 0.0},
+        {"augmentation": "rotation", "starts": None},
+    ],
+    ids=str,
+)
+def test_every_way_to_tune(changes):
+    model = make(**changes).fit(TRAIN, TEST)
+    assert np.isfinite(model.score_samples(TEST)).all()
+    if changes.get("strategy", "").startswith("random"):
+        assert len(model.starts_) == 1
+    if "augmentation" in changes:
+        assert isinstance(model.augmentation_, Rotation)
+        assert len(model.starts_) == 4
+
+
+class Brightness(Augmentation):
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, image, *, generator=None):
+        return image * self.factor
+
+    def describe(self):
+        return {"factor": self.factor.item()}
+
+    def draw_(self, generator):
+        self.factor.data.copy_(torch.rand((), generator=generator))
+
+
+def test_an_augmentation_of_your_own(tmp_path):
+    own = Brightness()
+    model = make(augmentation=own, starts=None).fit(TRAIN, TEST)
+    assert own.factor.item() == 0.5  # parameters stay as they are given
+    assert isinstance(model.augmentation_, Brightness)
+    assert model.augmentation_.factor.item() == model.starts_[0]["final"]["factor"]
+    assert len(model.history_["factor"]) == 2
+    assert clone(model).augmentation.factor.item() == 0.5
+    assert make(augmentation=own, starts=None, strategy="random_dynamic").fit(TRAIN, TEST)
+    with pytest.raises(InputError, match="module Brightness; only named"):
+        model.save(tmp_path / "model")
+
+
+def test_rgb_and_non_square_pictures():
+    train, test = draw(6, 0, 3, 24)[:, :, :16], draw(5, 1, 3, 24)[:, :, :16]
+    model = make(starts=[{"size": 0.01}]).fit(train, test)
+    assert model.decision_function(test).shape == (5,)
+
+
+def test_resume_without_a_seed_goes_on_with_the_seed_of_the_checkpoint(tmp_path):
+    model = make(random_state=None)
+    path, seen = tmp_path / "checkpoint", []
+
+    def interrupt(progress):
+        seen.append(progress)
+        if len(seen) == 4:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        model.fit(TRAIN, TEST, checkpoint_path=path, checkpoint_interval=0.0, callback=interrupt)
+    first = seen[2].train_loss
+    model.fit(TRAIN, TEST, checkpoint_path=path, resume=True)
+    assert first in model.starts_[0]["history"]["train_loss"]
+
+
+def test_divergence_is_one_clear_sentence():
+    with pytest.raises(InputError, match="every start diverged"):
+        make(learning_rate=1e30, warm_up=4).fit(TRAIN, TEST)
