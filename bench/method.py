@@ -1,9 +1,10 @@
 """The trials behind docs/method.md: one line of JSON per run, and the tables made from them.
 
     python bench/method.py run --mtd MVTEC_ROOT --elpv MVTEC_ROOT --out bench/results/method.jsonl
-    python bench/method.py table bench/results/method.jsonl
+    python bench/method.py table bench/results/method.jsonl --into README.md docs/method.md
 
-A run that is already in the file is not done again.
+A run that is already in the file is not done again. ``table`` puts the tables between the lines
+``<!-- NAME -->`` and ``<!-- end -->`` of the files; NAME is "method" or "choices".
 """
 
 import argparse
@@ -23,15 +24,20 @@ from stssad_fast import STSSAD
 from stssad_fast.datasets import read_folder
 
 SETTINGS = {"image_size": 64, "width": 8}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "ST-SSAD": {},
-    "random dynamic": {"strategy": "random_dynamic"},
-    "random static": {"strategy": "random_static"},
+TWO_STARTS = [{"size": 1e-3}, {"size": 1e-2}]
+CHOICES: dict[str, dict[str, Any]] = {
     "first order": {"strategy": "first_order"},
     "batch norm: running": {"validation_norm": "running"},
     "parametrization: cholesky": {"parametrization": "cholesky", "hyper_learning_rate": 0.003},
     "optimiser of a: sgd": {"hyper_optimizer": "sgd", "hyper_learning_rate": 1.0},
     "embeddings as they are": {"unit_embedding": False},
+    "schedule of a: cosine": {"hyper_schedule": "cosine"},
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "ST-SSAD": {},
+    "random dynamic": {"strategy": "random_dynamic"},
+    "random static": {"strategy": "random_static"},
+    **{name: {"starts": TWO_STARTS} | change for name, change in CHOICES.items()},
 }
 
 
@@ -97,9 +103,15 @@ def main() -> None:
     runner.add_argument("--jobs", type=int, default=2)
     printer = commands.add_parser("table")
     printer.add_argument("file", type=Path)
+    printer.add_argument("--into", nargs="*", type=Path, default=[])
     arguments = parser.parse_args()
     if arguments.command == "table":
-        print(table([json.loads(line) for line in arguments.file.read_text().splitlines()]))
+        entries = [json.loads(line) for line in arguments.file.read_text().splitlines()]
+        tables = {"method": main_table(entries), "choices": choices_table(entries)}
+        for text in tables.values():
+            print(text, end="\n\n")
+        for path in arguments.into:
+            insert(path, tables)
         return
     done = set()
     if arguments.out.exists():
@@ -126,25 +138,66 @@ def cell(values: list[float]) -> str:
     return f"{np.mean(values):.2f}{spread}"
 
 
-def table(entries: list[dict[str, Any]]) -> str:
-    """Markdown: a row per task, AUC over seeds."""
-    tasks = list(dict.fromkeys(entry["task"] for entry in entries))
-    main_runs = [entry for entry in entries if entry["variant"] == "ST-SSAD"]
-    others = list(dict.fromkeys(e["variant"] for e in entries if e["variant"] != "ST-SSAD"))
-    sizes = [f"start {s['initial']['size']:g}" for s in main_runs[0]["starts"]]
-    header = ["task", "seeds", *sizes, "**chosen**", "best start", *others]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for task in tasks:
-        runs = [entry for entry in main_runs if entry["task"] == task]
+def insert(path: Path, tables: dict[str, str]) -> None:
+    """Replace what stands between the markers of each table that the file has."""
+    text = path.read_text()
+    for name, content in tables.items():
+        before, marker, rest = text.partition(f"<!-- {name} -->\n")
+        if marker:
+            text = before + marker + content + "\n" + rest[rest.index("<!-- end -->") :]
+    path.write_text(text)
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table whose first row is the header."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def chosen(entry: dict[str, Any], rule: str = "score_variance") -> float:
+    """AUC of the start that a rule chooses."""
+    best = max(entry["starts"], key=lambda start: start[rule])
+    return float(best["auc"])
+
+
+def main_table(entries: list[dict[str, Any]]) -> str:
+    """AUC over seeds of each start, the chosen and the best one, and the baselines."""
+    names = {"defective": "ELPV mono"}
+    tuned = [entry for entry in entries if entry["variant"] == "ST-SSAD"]
+    baselines = ["random dynamic", "random static"]
+    sizes = [f"from {start['initial']['size']:.0e}" for start in tuned[0]["starts"]]
+    rules = {"chosen by S": "score_variance", "chosen by shift": "score_shift"}
+    rows = [["", *sizes, *rules, "best start", *baselines]]
+    means: list[list[float]] = []
+    for task in dict.fromkeys(entry["task"] for entry in tuned):
+        runs = [entry for entry in tuned if entry["task"] == task]
         aucs = np.array([[start["auc"] for start in entry["starts"]] for entry in runs])
-        row = [task, str(len(runs)), *(cell(list(column)) for column in aucs.T)]
-        row.append(f"**{cell([entry['starts'][entry['chosen']]['auc'] for entry in runs])}**")
-        row.append(cell(list(aucs.max(1))))
-        for variant in others:
-            found = [e for e in entries if e["task"] == task and e["variant"] == variant]
-            row.append(cell([e["starts"][e["chosen"]]["auc"] for e in found]) if found else "")
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines)
+        columns = [*aucs.T.tolist()]
+        columns += [[chosen(entry, rule) for entry in runs] for rule in rules.values()]
+        columns.append(aucs.max(1).tolist())
+        columns += [
+            [chosen(e) for e in entries if e["task"] == task and e["variant"] == variant]
+            for variant in baselines
+        ]
+        means.append([float(np.mean(column)) for column in columns])
+        rows.append([names.get(task, task), *(cell(column) for column in columns)])
+    rows.append(["**mean**", *(f"**{mean:.3f}**" for mean in np.mean(means, axis=0))])
+    return markdown(rows)
+
+
+def choices_table(entries: list[dict[str, Any]]) -> str:
+    """AUC from two starts for each variant of the method, on the seeds and tasks it was run on."""
+    ran = {(e["task"], e["seed"]) for e in entries if e["variant"] in CHOICES}
+    rows = [["", "variant", *(f"from {start['size']:.0e}" for start in TWO_STARTS)]]
+    for task, seed in sorted(ran):
+        for variant in ("ST-SSAD", *CHOICES):
+            for entry in entries:
+                if (entry["task"], entry["seed"], entry["variant"]) == (task, seed, variant):
+                    aucs = {round(s["initial"]["size"], 6): s["auc"] for s in entry["starts"]}
+                    found = [f"{aucs[start['size']]:.3f}" for start in TWO_STARTS]
+                    name = "as it is" if variant == "ST-SSAD" else variant
+                    rows.append([f"{task}, seed {seed}", name, *found])
+    return markdown(rows)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from stssad_fast import STSSAD
-from stssad_fast.demo import CASES
+from stssad_fast.cli.demo import CASES
 
 COUNT = 8
 TITLES = {"digits": ("6s", "9s"), "bricks": ("bricks", "bricks with holes")}

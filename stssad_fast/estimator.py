@@ -56,7 +56,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
         batch_size: training pictures per step; as many augmented and test pictures join them.
         learning_rate, momentum: of the detector's SGD.
         hyper_optimizer: ``"adam"`` or ``"sgd"`` (as in the paper), for the augmentation.
-        hyper_learning_rate: of ``hyper_optimizer``.
+        hyper_learning_rate: of ``hyper_optimizer``, at the first iteration.
+        hyper_schedule: ``"cosine"``: it falls to 0 along half a cosine; or ``"constant"``.
         parametrization: what steps of CutDiff move: ``"log"``: log size, log aspect, angle;
             ``"cholesky"``: the entries of ``L``, as in the paper. Other augmentations ignore it.
         validation_norm: batch norm in the validation pass: ``"joint"`` statistics of the training,
@@ -65,8 +66,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
         smoothing: of ``L_trn + L_val`` by an exponential average; the iterate where it is least
             is returned.
         patience: end a start after as many iterations without progress; None: never.
-        selection: which start is kept: the one of largest ``"score_variance"`` (Eq. 6), or of
-            largest ``"score_shift"``, which does not depend on the scale of the scores.
+        selection: which start is kept: the one of largest ``"score_shift"``, which does not depend
+            on the scale of the scores, or of largest ``"score_variance"`` (Eq. 6).
         contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
             threshold of :meth:`predict`; ``"auto"``: the 95th percentile of the training scores.
         random_state: seed; with an int, two fits on a CPU are equal to the last bit.
@@ -99,6 +100,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "hyper_optimizer": [StrOptions({"adam", "sgd"})],
         "hyper_learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "hyper_schedule": [StrOptions({"cosine", "constant"})],
         "parametrization": [StrOptions({"log", "cholesky"})],
         "validation_norm": [StrOptions({"joint", "running"})],
         "unit_embedding": ["boolean"],
@@ -125,12 +127,13 @@ class STSSAD(OutlierMixin, BaseEstimator):
         momentum: float = 0.9,
         hyper_optimizer: Literal["adam", "sgd"] = "adam",
         hyper_learning_rate: float = 0.05,
+        hyper_schedule: Literal["cosine", "constant"] = "constant",
         parametrization: Literal["log", "cholesky"] = "log",
         validation_norm: Literal["joint", "running"] = "joint",
         unit_embedding: bool = True,
         smoothing: float = 0.9,
         patience: int | None = None,
-        selection: Literal["score_variance", "score_shift"] = "score_variance",
+        selection: Literal["score_variance", "score_shift"] = "score_shift",
         contamination: float | Literal["auto"] = "auto",
         random_state: int | np.random.RandomState | None = None,
         device: str = "auto",
@@ -147,6 +150,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.momentum = momentum
         self.hyper_optimizer = hyper_optimizer
         self.hyper_learning_rate = hyper_learning_rate
+        self.hyper_schedule = hyper_schedule
         self.parametrization = parametrization
         self.validation_norm = validation_norm
         self.unit_embedding = unit_embedding

@@ -30,6 +30,7 @@ class Start:
     train_loss: float
     validation_loss: float
     score_variance: float
+    score_shift: float
     auc: float | None
     stopped: str
     iteration: int
@@ -161,6 +162,7 @@ def _start(index: int, raw: Mapping[str, Any], chosen: bool, labels: Array | Non
         train_loss=_number(raw.get("train_loss")),
         validation_loss=_number(raw.get("validation_loss")),
         score_variance=_number(raw.get("score_variance")),
+        score_shift=_number(raw.get("score_shift")),
         auc=None if scores is None else area_under_roc(labels, _numbers(scores)),
         stopped=str(raw.get("stopped", "")),
         iteration=int(raw.get("iteration", 0)),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -16,13 +14,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
+from stssad_fast.checkpoint import write_text
 from stssad_fast.report import figures, pictures, wording
 from stssad_fast.report.case import Array, FittedEstimator, ReportCase
 from stssad_fast.report.collect import Facts, collect
 
 
 def write_report(
-    path: str | os.PathLike[str],
+    path: str | Path,
     estimator: FittedEstimator,
     train_images: Tensor,
     test_images: Tensor,
@@ -56,7 +55,7 @@ def write_report(
     return write_combined(path, [case], title)
 
 
-def write_combined(path: str | os.PathLike[str], cases: Sequence[ReportCase], title: str) -> Path:
+def write_combined(path: str | Path, cases: Sequence[ReportCase], title: str) -> Path:
     """Write several cases on one page, with a navigation at its top.
 
     Raises:
@@ -77,7 +76,10 @@ def write_combined(path: str | os.PathLike[str], cases: Sequence[ReportCase], ti
             versions=versions(),
         )
     )
-    return _write_atomically(Path(path), html)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, html)
+    return path
 
 
 def render_case(case: ReportCase, anchor: str = "case-1") -> Markup:
@@ -171,19 +173,3 @@ def _environment() -> Environment:
     }
     environment.filters.update(formats)
     return environment
-
-
-def _write_atomically(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide the report from others
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

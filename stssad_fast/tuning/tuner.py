@@ -30,6 +30,7 @@ class TunerConfig:
     momentum: float = 0.9
     hyper_optimizer: Literal["adam", "sgd"] = "adam"
     hyper_learning_rate: float = 0.05
+    hyper_schedule: Literal["cosine", "constant"] = "constant"
     validation_norm: Literal["joint", "running"] = "joint"
     smoothing: float = 0.9
     patience: int | None = None
@@ -253,9 +254,17 @@ class Tuner:
         if all(torch.isfinite(value).all() for value in step.gradient.values()):
             for name, value in hyperparameters.items():
                 value.grad = step.gradient[name]
+            self._optimizer.param_groups[0]["lr"] = self._hyper_learning_rate()
             self._optimizer.step()
             self.augmentation.constrain_()
         return step.train_loss.item(), step.validation_loss.item()
+
+    def _hyper_learning_rate(self) -> float:
+        config = self.config
+        if config.hyper_schedule == "constant":
+            return config.hyper_learning_rate
+        done = (self.step_count - config.warm_up) / config.iterations
+        return config.hyper_learning_rate * (1 + math.cos(math.pi * done)) / 2
 
     def _update_and_validate(self) -> tuple[float, float]:
         train_loss = self._update()

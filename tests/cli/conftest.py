@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
-from stssad_fast.cli import app
+from stssad_fast.cli.app import app
 
 
 class Cli:

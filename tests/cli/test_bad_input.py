@@ -174,7 +174,7 @@ def test_disk_full_on_the_way(cli, finished, tmp_path, monkeypatch):
 
 def test_disk_full_at_the_report(cli, finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("stssad_fast.report.page._write_atomically", full_disk)
+        patch.setattr("stssad_fast.report.page.write_text", full_disk)
         cli.refused("tune", *finished[0].options, "--out", tmp_path / "run", match="No space left")
     cli.accepted("tune", "--out", tmp_path / "run", "--resume")
     assert (tmp_path / "run/report.html").exists()

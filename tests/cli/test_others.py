@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from stssad_fast import console, demo, info
+from stssad_fast.cli import console, demo, info
 from stssad_fast.ops import extension
 from stssad_fast.tuning.selection import Progress
 

@@ -3,8 +3,8 @@ import io
 
 import pytest
 
-from stssad_fast import score as scoring
-from stssad_fast.runs import OUTPUTS
+from stssad_fast.cli import score as scoring
+from stssad_fast.cli.runs import OUTPUTS
 
 
 def table(text):

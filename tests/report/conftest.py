@@ -87,6 +87,7 @@ def start(
         "initial": {name: first for name, (first, _) in paths.items()},
         "final": {name: last for name, (_, last) in paths.items()},
         "score_variance": 3.14 / (1 + (seed - 1.6) ** 2),
+        "score_shift": 1 / (1 + (seed - 1.6) ** 2),
         "train_loss": loss,
         "validation_loss": 1.02,
         "iteration": steps * 4 // 5,

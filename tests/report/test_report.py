@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from stssad_fast.errors import InputError
 from stssad_fast.report import ReportCase, render_case, write_combined, write_report
 from stssad_fast.report.wording import duration, hyperparameters, number
 
@@ -232,8 +233,8 @@ def test_a_failing_write_leaves_the_old_report(
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(InputError, match="disk full"):
         write_combined(path, [textures], "new")
     assert os.listdir(tmp_path) == ["report.html"] and path.read_text() == "old"
 

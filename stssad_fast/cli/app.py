@@ -14,17 +14,17 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from stssad_fast import demo as demos
-from stssad_fast import info as infos
-from stssad_fast import score as scoring
-from stssad_fast import tune as tuning
 from stssad_fast.checkpoint import replacing
-from stssad_fast.console import counting, summary
+from stssad_fast.cli import demo as demos
+from stssad_fast.cli import info as infos
+from stssad_fast.cli import score as scoring
+from stssad_fast.cli import tune as tuning
+from stssad_fast.cli.console import counting, summary
+from stssad_fast.cli.runs import REPORT, Run, Settings
 from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import AUGMENTATIONS
 from stssad_fast.report.page import versions
-from stssad_fast.runs import REPORT, Run, Settings
 
 BAD_INPUT, STOPPED = 2, 130
 

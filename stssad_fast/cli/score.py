@@ -9,10 +9,10 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
+from stssad_fast.cli.runs import CONFIG, MODEL, predicted, printable
 from stssad_fast.datasets import list_pictures, read_image
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
-from stssad_fast.runs import CONFIG, MODEL, predicted, printable
 
 BATCH = 256
 

@@ -99,6 +99,8 @@ class TuningDisplay:
                 number(progress.train_loss),
                 number(progress.validation_loss),
             )
+        if newest.step == newest.steps and newest.start == newest.starts - 1:
+            return Group(table)
         note = "warming up; " if newest.warming_up else ""
         return Group(table, Text(f"{note}about {duration(self._clock.left())} left", "dim"))
 
@@ -169,7 +171,9 @@ def summary(console: Console, results: Mapping[str, Any]) -> None:
     varied = [n for n in names if len({start["initial"][n] for start in starts}) > 1] or names
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("start")
-    headers = [*(f"{name} from" for name in varied), *names, "L_trn", "L_val", "S"]
+    rule = results["selection"]
+    criterion = {"score_variance": "S", "score_shift": "shift"}[rule]
+    headers = [*(f"{name} from" for name in varied), *names, "L_trn", "L_val", criterion]
     for header in [*headers, *(["AUC"] if labelled else []), "time"]:
         table.add_column(header, justify="right")
     for index, start in enumerate(starts):
@@ -179,15 +183,15 @@ def summary(console: Console, results: Mapping[str, Any]) -> None:
             *(hyperparameter(start["final"][name], name) for name in names),
             number(start["train_loss"]),
             number(start["validation_loss"]),
-            number(start["score_variance"]),
+            number(start[rule], 2),
             *([_auc(start["auc"])] if labelled else []),
             duration(start["seconds"]),
             style="bold green" if index == chosen else None,
         )
     console.print(table)
     values = ", ".join(f"{k} {hyperparameter(v, k)}" for k, v in starts[chosen]["final"].items())
-    rule = results["selection"].replace("_", " ")
-    console.print(f"Chosen: start {chosen + 1}, of the largest {rule}: {values}.", soft_wrap=True)
+    why = rule.replace("_", " ")
+    console.print(f"Chosen: start {chosen + 1}, of the largest {why}: {values}.", soft_wrap=True)
     console.print(
         f"{results['flagged']} of {results['test_pictures']} test pictures lie above the threshold."
     )

@@ -8,12 +8,12 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from stssad_fast.console import TuningDisplay, counting
+from stssad_fast.cli.console import TuningDisplay, counting
+from stssad_fast.cli.runs import CHECKPOINT, Run, Settings, differing
 from stssad_fast.datasets import ImageSet, read_folder, with_channels
 from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
-from stssad_fast.runs import CHECKPOINT, Run, Settings, differing
 
 DEFAULTS = STSSAD().get_params() | {"random_state": 0}
 
