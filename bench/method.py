@@ -3,8 +3,8 @@
     python bench/method.py run --mtd MVTEC_ROOT --elpv MVTEC_ROOT --out bench/results/method.jsonl
     python bench/method.py table bench/results/method.jsonl --into README.md docs/method.md
 
-A run that is already in the file is not done again. ``table`` puts the tables between the lines
-``<!-- NAME -->`` and ``<!-- end -->`` of the files; NAME is "method" or "choices".
+A run that is already in the file is not done again. ``table`` puts the table between the lines
+``<!-- method -->`` and ``<!-- end -->`` of the files.
 """
 
 import argparse
@@ -23,21 +23,12 @@ from sklearn.metrics import roc_auc_score
 from stssad_fast import STSSAD
 from stssad_fast.datasets import read_folder
 
+MARKER = "<!-- method -->\n"
 SETTINGS = {"image_size": 64, "width": 8}
-TWO_STARTS = [{"size": 1e-3}, {"size": 1e-2}]
-CHOICES: dict[str, dict[str, Any]] = {
-    "first order": {"strategy": "first_order"},
-    "batch norm: running": {"validation_norm": "running"},
-    "parametrization: cholesky": {"parametrization": "cholesky", "hyper_learning_rate": 0.003},
-    "optimiser of a: sgd": {"hyper_optimizer": "sgd", "hyper_learning_rate": 1.0},
-    "embeddings as they are": {"unit_embedding": False},
-    "schedule of a: cosine": {"hyper_schedule": "cosine"},
-}
 VARIANTS: dict[str, dict[str, Any]] = {
     "ST-SSAD": {},
     "random dynamic": {"strategy": "random_dynamic"},
     "random static": {"strategy": "random_static"},
-    **{name: {"starts": TWO_STARTS} | change for name, change in CHOICES.items()},
 }
 
 
@@ -107,11 +98,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.command == "table":
         entries = [json.loads(line) for line in arguments.file.read_text().splitlines()]
-        tables = {"method": main_table(entries), "choices": choices_table(entries)}
-        for text in tables.values():
-            print(text, end="\n\n")
+        text = main_table(entries)
+        print(text)
         for path in arguments.into:
-            insert(path, tables)
+            insert(path, text)
         return
     done = set()
     if arguments.out.exists():
@@ -138,14 +128,10 @@ def cell(values: list[float]) -> str:
     return f"{np.mean(values):.2f}{spread}"
 
 
-def insert(path: Path, tables: dict[str, str]) -> None:
-    """Replace what stands between the markers of each table that the file has."""
-    text = path.read_text()
-    for name, content in tables.items():
-        before, marker, rest = text.partition(f"<!-- {name} -->\n")
-        if marker:
-            text = before + marker + content + "\n" + rest[rest.index("<!-- end -->") :]
-    path.write_text(text)
+def insert(path: Path, table: str) -> None:
+    """Replace what stands between the markers of the table."""
+    before, _, rest = path.read_text().partition(MARKER)
+    path.write_text(before + MARKER + table + "\n" + rest[rest.index("<!-- end -->") :])
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -182,21 +168,6 @@ def main_table(entries: list[dict[str, Any]]) -> str:
         means.append([float(np.mean(column)) for column in columns])
         rows.append([names.get(task, task), *(cell(column) for column in columns)])
     rows.append(["**mean**", *(f"**{mean:.3f}**" for mean in np.mean(means, axis=0))])
-    return markdown(rows)
-
-
-def choices_table(entries: list[dict[str, Any]]) -> str:
-    """AUC from two starts for each variant of the method, on the seeds and tasks it was run on."""
-    ran = {(e["task"], e["seed"]) for e in entries if e["variant"] in CHOICES}
-    rows = [["", "variant", *(f"from {start['size']:.0e}" for start in TWO_STARTS)]]
-    for task, seed in sorted(ran):
-        for variant in ("ST-SSAD", *CHOICES):
-            for entry in entries:
-                if (entry["task"], entry["seed"], entry["variant"]) == (task, seed, variant):
-                    aucs = {round(s["initial"]["size"], 6): s["auc"] for s in entry["starts"]}
-                    found = [f"{aucs[start['size']]:.3f}" for start in TWO_STARTS]
-                    name = "as it is" if variant == "ST-SSAD" else variant
-                    rows.append([f"{task}, seed {seed}", name, *found])
     return markdown(rows)
 
 

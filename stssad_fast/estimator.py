@@ -55,6 +55,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
         updates: of the detector per iteration; the last is differentiated through.
         batch_size: training pictures per step; as many augmented and test pictures join them.
         learning_rate, momentum: of the detector's SGD.
+        label_smoothing: of the cross-entropy, in [0, 1). A detector that is certain has no
+            second-order gradient left; smoothing keeps it from becoming so.
         hyper_optimizer: ``"adam"`` or ``"sgd"`` (as in the paper), for the augmentation.
         hyper_learning_rate: of ``hyper_optimizer``, at the first iteration.
         hyper_schedule: ``"cosine"``: it falls to 0 along half a cosine; or ``"constant"``.
@@ -98,6 +100,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "batch_size": [Interval(Integral, 2, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "momentum": [Interval(Real, 0, 1, closed="left")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "hyper_optimizer": [StrOptions({"adam", "sgd"})],
         "hyper_learning_rate": [Interval(Real, 0, None, closed="neither")],
         "hyper_schedule": [StrOptions({"cosine", "constant"})],
@@ -125,6 +128,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         batch_size: int = 32,
         learning_rate: float = 0.02,
         momentum: float = 0.9,
+        label_smoothing: float = 0.0,
         hyper_optimizer: Literal["adam", "sgd"] = "adam",
         hyper_learning_rate: float = 0.05,
         hyper_schedule: Literal["cosine", "constant"] = "constant",
@@ -148,6 +152,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.momentum = momentum
+        self.label_smoothing = label_smoothing
         self.hyper_optimizer = hyper_optimizer
         self.hyper_learning_rate = hyper_learning_rate
         self.hyper_schedule = hyper_schedule

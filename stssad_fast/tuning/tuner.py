@@ -28,6 +28,7 @@ class TunerConfig:
     batch_size: int = 32
     learning_rate: float = 0.02
     momentum: float = 0.9
+    label_smoothing: float = 0.0
     hyper_optimizer: Literal["adam", "sgd"] = "adam"
     hyper_learning_rate: float = 0.05
     hyper_schedule: Literal["cosine", "constant"] = "constant"
@@ -200,8 +201,9 @@ class Tuner:
             self.detector.train()
             both = torch.cat([images, self._augment(hyperparameters, images)])
             _, logit = functional_call(self.detector, parameters, (both,))
-            truth = torch.zeros_like(logit)
-            truth[len(images) :] = 1.0
+            smoothing = self.config.label_smoothing
+            truth = torch.full_like(logit, smoothing / 2)
+            truth[len(images) :] = 1 - smoothing / 2
             return F.binary_cross_entropy_with_logits(logit, truth)
 
         return loss

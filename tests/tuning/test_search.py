@@ -5,11 +5,12 @@ import math
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from stssad_fast import CutDiff, InputError, Rotation, checkpoint
-from stssad_fast.tuning.selection import Search, choose
+from stssad_fast.tuning.selection import Search, choose, score_shift
 from stssad_fast.tuning.tuner import Tuner, TunerConfig
 
 CONFIG = TunerConfig(iterations=5, warm_up=2, batch_size=4)
@@ -20,6 +21,7 @@ VARIANTS = {
     "random_static": {"strategy": "random_static"},
     "sgd, running": {"hyper_optimizer": "sgd", "validation_norm": "running"},
     "updates": {"updates": 3, "momentum": 0.0},
+    "cosine, smoothed": {"hyper_schedule": "cosine", "label_smoothing": 0.2},
 }
 
 
@@ -255,3 +257,39 @@ def test_hyperparameters_that_diverge(make_detector, pictures, augmentation):
 def test_the_largest_variance_is_chosen():
     results = [{"score_variance": v} for v in (1.0, None, 3.0, 2.0)]
     assert choose(results) == 2
+
+
+def test_cosine_schedule_falls_to_zero(make_tuner):
+    tuner = make_tuner(hyper_schedule="cosine", hyper_learning_rate=0.1, iterations=8)
+    rates = []
+    while not tuner.done:
+        tuner.step()
+        rates.append(tuner._optimizer.param_groups[0]["lr"])
+    expected = [0.05 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
+    assert rates[CONFIG.warm_up :] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("smoothing", "certain"), [(0.0, True), (0.5, False)])
+def test_label_smoothing_bounds_the_loss(make_tuner, smoothing, certain):
+    tuner = make_tuner(label_smoothing=smoothing, learning_rate=0.1)
+    tuner.augmentation.load_state_dict(CutDiff(1.0).state_dict())  # which any detector can tell
+    losses = [tuner._update() for _ in range(100)]
+    least = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)  # entropy of a target of 1/4
+    assert (min(losses) < least - 1e-3) == certain
+
+
+def test_score_shift_is_free_of_scale():
+    rng = np.random.default_rng(0)
+    test, train = rng.gamma(3, size=50), rng.gamma(2, size=70)
+    assert score_shift(1e6 * test, 1e6 * train) == pytest.approx(score_shift(test, train))
+    assert score_shift(2 * train, train) == pytest.approx(math.log(2))
+
+
+def test_choice_by_either_rule():
+    results = [
+        {"score_variance": 9.0, "score_shift": 0.1},
+        {"score_variance": None, "score_shift": None},
+        {"score_variance": 1.0, "score_shift": 0.7},
+    ]
+    assert choose(results, "score_variance") == 0
+    assert choose(results, "score_shift") == 2
