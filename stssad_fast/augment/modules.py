@@ -79,7 +79,11 @@ class CutDiff(Augmentation):
         return cutdiff(image, self.shape, generator=generator)
 
     def describe(self) -> dict[str, float]:
-        size, aspect, angle = patch_parameters(self.shape.detach())
+        if self.parametrization == "log":
+            log_size, log_aspect, radians = self.raw.detach().unbind()
+            size, aspect, angle = log_size.exp(), log_aspect.exp(), torch.rad2deg(radians)
+        else:
+            size, aspect, angle = patch_parameters(self.shape.detach())
         return {"size": size.item(), "aspect": aspect.item(), "angle": angle.item()}
 
     def draw_(self, generator: torch.Generator) -> None:

@@ -96,7 +96,7 @@ class Tuner:
         if not all(math.isfinite(loss) for loss in losses):
             self.stopped = "diverged"
         elif self.step_count == self.total_steps:
-            self.stopped = "all iterations done"
+            self.stopped = "finished"
         elif self._impatient():
             self.stopped = f"no progress for {config.patience} iterations"
         if self.done and self._best:

@@ -58,6 +58,8 @@ def test_draws_come_from_the_prior(make, generator):
         module.draw_(generator)
         drawn.append(module.describe())
     ranges = {"size": (1e-4, 1e-1), "aspect": (0.25, 4.0), "angle": (-45.0, 45.0)}
+    if getattr(module, "parametrization", "") == "log":
+        ranges["angle"] = (0.0, 180.0)
     if make is Rotation:
         ranges = {"angle": (0.0, 360.0)}
     for name, (low, high) in ranges.items():

@@ -91,7 +91,7 @@ def start(
         "train_loss": loss,
         "validation_loss": 1.02,
         "iteration": steps * 4 // 5,
-        "stopped": "no longer falling" if seed % 2 else "all iterations done",
+        "stopped": "no longer falling" if seed % 2 else "finished",
         "history": history,
         "seconds": 12.3,
         "unknown": object(),

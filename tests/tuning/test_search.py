@@ -84,7 +84,7 @@ def test_what_a_tuner_records(make_tuner):
     tuner = make_tuner()
     before = tuner.augmentation.describe()
     run_to_the_end(tuner)
-    assert tuner.stopped == "all iterations done"
+    assert tuner.stopped == "finished"
     history = tuner.history
     assert set(history) == {"iteration", "train_loss", "validation_loss", *before}
     assert history["iteration"] == list(range(5))
@@ -238,7 +238,7 @@ def test_a_start_that_diverges_is_reported_and_not_chosen(make_search, make_dete
 
     search = make_search(make_detector=one_bad_detector)
     search.run()
-    assert [r["stopped"] for r in search.results] == ["diverged", "all iterations done"]
+    assert [r["stopped"] for r in search.results] == ["diverged", "finished"]
     assert search.results[0]["score_variance"] is None
     assert choose(search.results) == 1
 
