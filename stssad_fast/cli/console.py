@@ -174,7 +174,7 @@ def summary(console: Console, results: Mapping[str, Any]) -> None:
     rule = results["selection"]
     criterion = {"score_variance": "S", "score_shift": "shift"}[rule]
     headers = [*(f"{name} from" for name in varied), *names, "L_trn", "L_val", criterion]
-    for header in [*headers, *(["AUC"] if labelled else []), "time"]:
+    for header in [*headers, *(["AUC"] if labelled else [])]:
         table.add_column(header, justify="right")
     for index, start in enumerate(starts):
         table.add_row(
@@ -185,7 +185,6 @@ def summary(console: Console, results: Mapping[str, Any]) -> None:
             number(start["validation_loss"]),
             number(start[rule], 2),
             *([_auc(start["auc"])] if labelled else []),
-            duration(start["seconds"]),
             style="bold green" if index == chosen else None,
         )
     console.print(table)
