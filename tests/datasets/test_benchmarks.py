@@ -60,6 +60,17 @@ WHOLE = idx_bytes(np.arange(24, dtype="u1").reshape(2, 3, 4))
         (gzip.compress(WHOLE)[:-12], "cannot be read"),
         (b"\x1f\x8b" + b"x" * 30, "cannot be read"),
     ],
+    ids=[  # of their own: those made from the bytes would hold the time that gzip notes
+        "empty",
+        "picture",
+        "no type",
+        "part of the header",
+        "too short",
+        "too long",
+        "too many dimensions",
+        "part of a gzip",
+        "no gzip",
+    ],
 )
 def test_bad_idx(tmp_path, data, words):
     (tmp_path / "a-idx").write_bytes(data)
