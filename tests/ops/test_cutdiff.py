@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stssad_fast.ops import cutdiff, reference
@@ -102,7 +102,6 @@ extreme = st.one_of(
 place = st.one_of(st.sampled_from([0.25, 0.5, 1.0]), st.floats(0.499999, 0.500001), extreme)
 
 
-@settings(deadline=None)
 @given(
     shape=st.tuples(extreme, extreme, extreme),
     center=st.tuples(place, place),
