@@ -168,7 +168,7 @@ def summary(console: Console, results: Mapping[str, Any]) -> None:
     labelled = results["auc"] is not None
     names = list(starts[chosen]["final"])
     # Most starts differ in one hyperparameter only; the others' beginnings would fill the line.
-    varied = [n for n in names if len({start["initial"][n] for start in starts}) > 1] or names
+    varied = [n for n in names if len({start["initial"][n] for start in starts}) > 1] or names[:1]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("start")
     rule = results["selection"]
