@@ -200,16 +200,24 @@ class STSSAD(OutlierMixin, BaseEstimator):
         if seed is None:
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         device = _device(self.device)
+        starts = self._starts()
+        places = [start.describe() for start in starts]
         search = selection.Search(
             train.to(device),
             test.to(device),
-            self._starts(),
+            starts,
             lambda: self._detector(train),
             self._config(),
             seed,
             path,
             checkpoint_interval,
-            [self.width, self.unit_embedding, self.parametrization, repr(self.augmentation)],
+            [
+                self.width,
+                self.unit_embedding,
+                self.parametrization,
+                repr(self.augmentation),
+                places,
+            ],
         )
         if resume:
             search.resume()

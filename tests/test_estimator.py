@@ -321,3 +321,14 @@ def test_resume_without_a_seed_goes_on_with_the_seed_of_the_checkpoint(tmp_path)
 def test_divergence_is_one_clear_sentence():
     with pytest.raises(InputError, match="every start diverged"):
         make(learning_rate=1e30, warm_up=4).fit(TRAIN, TEST)
+
+
+def test_checkpoint_of_other_starts_is_refused(tmp_path):
+    images = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = STSSAD(width=1, iterations=1, warm_up=0, batch_size=2, random_state=0)
+    path = tmp_path / "checkpoint"
+    model.set_params(starts=[{"size": 0.01}]).fit(images, images, checkpoint_path=path)
+    model.fit(images, images, checkpoint_path=path, resume=True)
+    model.set_params(starts=[{"size": 0.1}])
+    with pytest.raises(InputError, match="another run"):
+        model.fit(images, images, checkpoint_path=path, resume=True)
