@@ -44,7 +44,7 @@ def _patch(
     """Patch ``p`` and ``near``, where it is not 0 (ROWS, COLUMNS); ``w = L^-1 (g - center)``.
 
     ``w1`` (ROWS,) is in float64, ``w2`` (ROWS, COLUMNS) in DTYPE; both are 0 where they are of no
-    use because ``p`` is 0.
+    use because ``p`` is 0. Then come ``1 / l11`` and ``1 / l22``, 1 for a singular shape.
     """
     l11 = tl.load(shape).to(tl.float64)
     l21 = tl.load(shape + 1).to(tl.float64)
@@ -52,17 +52,17 @@ def _patch(
     center_row = tl.load(center).to(tl.float64)
     center_column = tl.load(center + 1).to(tl.float64)
     regular = (tl.abs(l11) > SMALLEST) & (tl.abs(l22) > SMALLEST)  # False for NaN
-    l11 = tl.where(regular, l11, 1.0)
-    l22 = tl.where(regular, l22, 1.0)
+    per_l11 = 1.0 / tl.where(regular, l11, 1.0)
+    per_l22 = 1.0 / tl.where(regular, l22, 1.0)
 
     row = first_row + tl.arange(0, ROWS) + 1
-    w1 = (row - center_row * height) * (1.0 / (l11 * height))
+    w1 = (row - center_row * height) * (per_l11 / height)
     first_column = first_element // REPEAT
     column = (tl.arange(0, COLUMNS) + (first_element % REPEAT).to(tl.int32)) // REPEAT + 1
     # The patch's axis on each row, in columns from the tile's first, as a pixel and the rest.
     axis = center_column * width - first_column + w1 * (l21 * width)
     pixel = tl.floor(tl.minimum(tl.maximum(axis, -1073741824.0), 1073741824.0) + 0.5)
-    scale = 1.0 / (l22 * width)
+    scale = per_l22 / width
     rest = ((axis - pixel) * scale).to(DTYPE)
     steps = (column[None, :] - pixel.to(tl.int32)[:, None]).to(DTYPE)
     w2 = steps * scale.to(DTYPE) - rest[:, None]
@@ -70,7 +70,8 @@ def _patch(
     square = (w1 * w1).to(DTYPE)[:, None] + w2 * w2
     near = square < tl.where(regular, CUTOFF, 0.0)  # False for Inf and NaN
     p = tl.where(near, tl.exp(-square), 0.0)
-    return p, near, tl.where(w1 * w1 < CUTOFF, w1, 0.0), tl.where(near, w2, 0.0)
+    w1 = tl.where(w1 * w1 < CUTOFF, w1, 0.0)
+    return p, near, w1, tl.where(near, w2, 0.0), per_l11, per_l22
 
 
 @triton.jit
@@ -125,7 +126,7 @@ def _forward(
         return
     shape += picture * shape_stride
     center += picture * center_stride
-    p, _, _, _ = _patch(
+    p, _, _, _, _, _ = _patch(
         shape, center, height, width, row, element, DTYPE, SMALLEST, CUTOFF, REPEAT, ROWS, COLUMNS
     )
     elements = width * REPEAT
@@ -144,9 +145,15 @@ def _forward(
 
 
 @triton.jit
-def _saturated(value, LARGEST: tl.constexpr):
-    """``value`` between -LARGEST and LARGEST; NaN stays, which ``tl.clamp`` cannot say in fp64."""
-    return tl.where(value > LARGEST, LARGEST, tl.where(value < -LARGEST, -LARGEST, value))
+def _saturated(value, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
+    """``value``, or LARGEST with its sign from LIMIT on; NaN stays NaN."""
+    return tl.where(value >= LIMIT, LARGEST, tl.where(value <= -LIMIT, -LARGEST, value))
+
+
+@triton.jit
+def _store_part(part, value):
+    """Store in float64, limited so that sums of parts have no Inf - Inf."""
+    tl.store(part, _saturated(value, 2.0**1000, 2.0**1000))
 
 
 @triton.jit
@@ -154,7 +161,7 @@ def _backward(
     grad,
     image,
     grad_image,
-    moments,
+    parts,
     shape,
     center,
     pictures,
@@ -182,22 +189,23 @@ def _backward(
     CUTOFF: tl.constexpr,
     LIMIT: tl.constexpr,
     NEED_IMAGE: tl.constexpr,
-    NEED_MOMENTS: tl.constexpr,
+    NEED_PARTS: tl.constexpr,
     REPEAT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """The image's gradient, and the tile's moments of ``pG``, with ``G`` that gradient.
+    """The image's gradient ``G``, and what the tile adds to half of those for shape and centre.
 
-    ``moments`` (5, tiles) in float64: the sums of ``pG`` times ``w1^2, w1 w2, w2^2, w1, w2``.
-    Where only they are needed, nothing is read that the patch does not reach.
+    ``parts`` (5, tiles) in float64, of ``l11, l21, l22`` and the centre's row and column. They
+    come from the moments ``s11, s12, s22, s1, s2``: sums of ``pG`` times ``w1^2, w1 w2, w2^2, w1,
+    w2``. Where only they are needed, no row is read that the patch does not reach.
     """
     program, picture, row, element = _tile(row_tiles, column_tiles, ROWS, COLUMNS)
     if picture >= pictures:
         return
     shape += picture * shape_stride
     center += picture * center_stride
-    p, near, w1, w2 = _patch(
+    p, near, w1, w2, per_l11, per_l22 = _patch(
         shape, center, height, width, row, element, DTYPE, SMALLEST, CUTOFF, REPEAT, ROWS, COLUMNS
     )
     elements = width * REPEAT
@@ -225,103 +233,98 @@ def _backward(
         grad += grad_plane
         image += image_plane
 
-    if NEED_MOMENTS:
+    if NEED_PARTS:
         # Limited, so that no sum overflows: Inf - Inf would be NaN.
-        weight = tl.where(near, p * _saturated(total, LIMIT), 0.0)
+        weight = tl.where(near, p * _saturated(total, LIMIT, LIMIT), 0.0)
         m0 = tl.sum(weight, 1).to(tl.float64)  # (ROWS,), as are the next two
         m1 = tl.sum(weight * w2, 1).to(tl.float64)
         m2 = tl.sum(weight * w2 * w2, 1).to(tl.float64)
+        s11, s12, s22 = tl.sum(m0 * w1 * w1), tl.sum(m1 * w1), tl.sum(m2)
+        s1, s2 = tl.sum(m0 * w1), tl.sum(m1)
+        l21 = tl.load(shape + 1).to(tl.float64)
         tiles = row_tiles * column_tiles * pictures
-        moments += program
-        tl.store(moments, tl.sum(m0 * w1 * w1))
-        tl.store(moments + tiles, tl.sum(m1 * w1))
-        tl.store(moments + 2 * tiles, tl.sum(m2))
-        tl.store(moments + 3 * tiles, tl.sum(m0 * w1))
-        tl.store(moments + 4 * tiles, tl.sum(m1))
+        parts += program
+        _store_part(parts, (s12 * per_l22 * l21 - s11) * per_l11)
+        _store_part(parts + tiles, -s12 * per_l22)
+        _store_part(parts + 2 * tiles, -s22 * per_l22)
+        _store_part(parts + 3 * tiles, (s2 * per_l22 * l21 - s1) * per_l11)
+        _store_part(parts + 4 * tiles, -s2 * per_l22)
 
 
 @triton.jit
-def _moment(moments, picture, pictures, tiles, PICTURES: tl.constexpr, TILES: tl.constexpr):
-    """One moment of each picture (PICTURES,), summed over its tiles in a fixed order."""
-    total = tl.zeros((PICTURES, TILES), tl.float64)
-    for first in range(0, tiles, TILES):
-        tile = first + tl.arange(0, TILES)
-        there = (picture < pictures)[:, None] & (tile < tiles)[None, :]
-        total += tl.load(moments + picture[:, None] * tiles + tile[None, :], there, 0.0)
-    return tl.sum(total, 1)
+def _sum(
+    parts,
+    result,
+    step,
+    groups,
+    length,
+    LIMIT: tl.constexpr,
+    LARGEST: tl.constexpr,
+    GROUPS: tl.constexpr,
+    LENGTH: tl.constexpr,
+):
+    """Sums of ``length`` neighbouring parts each, in a fixed order; ``step`` between results."""
+    group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)
+    total = tl.zeros((GROUPS, LENGTH), tl.float64)
+    for first in range(0, length, LENGTH):
+        part = first + tl.arange(0, LENGTH)
+        there = (group < groups)[:, None] & (part < length)[None, :]
+        total += tl.load(parts + group[:, None] * length + part[None, :], there, 0.0)
+    value = _saturated(2 * tl.sum(total, 1), LIMIT, LARGEST)
+    tl.store(result + group * step, value, group < groups)
 
 
 @triton.jit
 def _gather(
-    moments,
-    shape,
+    parts,
     grad_shape,
     grad_center,
-    pictures,
     tiles,
-    shape_stride,
+    shapes,
+    shape_tiles,
+    centers,
+    center_tiles,
+    LIMIT: tl.constexpr,
     LARGEST: tl.constexpr,
-    SMALLEST: tl.constexpr,
     NEED_SHAPE: tl.constexpr,
     NEED_CENTER: tl.constexpr,
-    ONE_SHAPE: tl.constexpr,
-    ONE_CENTER: tl.constexpr,
-    PICTURES: tl.constexpr,
-    TILES: tl.constexpr,
+    SHAPES: tl.constexpr,
+    SHAPE_TILES: tl.constexpr,
+    CENTERS: tl.constexpr,
+    CENTER_TILES: tl.constexpr,
 ):
-    """Gradients for shape and centre from the moments of all tiles.
-
-    One program where all pictures share what wants a gradient, else one per PICTURES.
-    """
-    total11 = tl.zeros((PICTURES,), tl.float64)
-    total21 = tl.zeros((PICTURES,), tl.float64)
-    total22 = tl.zeros((PICTURES,), tl.float64)
-    total_row = tl.zeros((PICTURES,), tl.float64)
-    total_column = tl.zeros((PICTURES,), tl.float64)
-    stride = tiles * pictures
-    blocks = tl.cdiv(pictures, PICTURES)
-    for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
-        picture = tl.cast(block, tl.int64) * PICTURES + tl.arange(0, PICTURES)
-        there = picture < pictures
-        l11 = tl.load(shape + picture * shape_stride, there, 1.0).to(tl.float64)
-        l21 = tl.load(shape + picture * shape_stride + 1, there, 0.0).to(tl.float64)
-        l22 = tl.load(shape + picture * shape_stride + 2, there, 1.0).to(tl.float64)
-        regular = (tl.abs(l11) > SMALLEST) & (tl.abs(l22) > SMALLEST)
-        l11 = tl.where(regular, l11, 1.0)
-        l22 = tl.where(regular, l22, 1.0)
+    """Gradients for shape and centre from the parts of all tiles; program (i, k) does number k."""
+    k = tl.program_id(1)
+    parts += k.to(tl.int64) * tiles
+    if k < 3:
         if NEED_SHAPE:
-            s11 = _moment(moments, picture, pictures, tiles, PICTURES, TILES)
-            s12 = _moment(moments + stride, picture, pictures, tiles, PICTURES, TILES)
-            s22 = _moment(moments + 2 * stride, picture, pictures, tiles, PICTURES, TILES)
-            grad11 = _saturated(2.0 * (s12 / l22 * l21 - s11) / l11, LARGEST)
-            grad21 = _saturated(-2.0 * s12 / l22, LARGEST)
-            grad22 = _saturated(-2.0 * s22 / l22, LARGEST)
-            if ONE_SHAPE:
-                total11 += grad11
-                total21 += grad21
-                total22 += grad22
-            else:
-                tl.store(grad_shape + picture * 3, grad11, there)
-                tl.store(grad_shape + picture * 3 + 1, grad21, there)
-                tl.store(grad_shape + picture * 3 + 2, grad22, there)
+            _sum(
+                parts,
+                grad_shape + k,
+                3,
+                shapes,
+                shape_tiles,
+                LIMIT,
+                LARGEST,
+                SHAPES,
+                SHAPE_TILES,
+            )
+    else:
         if NEED_CENTER:
-            s1 = _moment(moments + 3 * stride, picture, pictures, tiles, PICTURES, TILES)
-            s2 = _moment(moments + 4 * stride, picture, pictures, tiles, PICTURES, TILES)
-            grad_row = _saturated(2.0 * (s2 / l22 * l21 - s1) / l11, LARGEST)
-            grad_column = _saturated(-2.0 * s2 / l22, LARGEST)
-            if ONE_CENTER:
-                total_row += grad_row
-                total_column += grad_column
-            else:
-                tl.store(grad_center + picture * 2, grad_row, there)
-                tl.store(grad_center + picture * 2 + 1, grad_column, there)
-    if NEED_SHAPE and ONE_SHAPE:
-        tl.store(grad_shape, _saturated(tl.sum(total11), LARGEST))
-        tl.store(grad_shape + 1, _saturated(tl.sum(total21), LARGEST))
-        tl.store(grad_shape + 2, _saturated(tl.sum(total22), LARGEST))
-    if NEED_CENTER and ONE_CENTER:
-        tl.store(grad_center, _saturated(tl.sum(total_row), LARGEST))
-        tl.store(grad_center + 1, _saturated(tl.sum(total_column), LARGEST))
+            _sum(
+                parts,
+                grad_center + k - 3,
+                2,
+                centers,
+                center_tiles,
+                LIMIT,
+                LARGEST,
+                CENTERS,
+                CENTER_TILES,
+            )
+
+
+FORWARD, BACKWARD, DOUBLE = 4096, 2048, 1024  # elements of the largest tile
 
 
 class Plan(NamedTuple):
@@ -335,13 +338,12 @@ class Plan(NamedTuple):
     warps: int
 
 
-def plan(pictures: int, height: int, elements: int, double: bool) -> Plan:
-    """Tiles of up to 4096 elements, 1024 in float64, and at most 128 wide, for 8 warps.
+def plan(pictures: int, height: int, elements: int, largest: int) -> Plan:
+    """Tiles of up to ``largest`` elements, at most 128 wide, for 8 warps.
 
-    That is 16 (4) for each thread, which is what its registers hold. A picture that is smaller is
-    one tile; up to a quarter of the largest tile has 4 warps.
+    FORWARD, BACKWARD and DOUBLE are what the registers hold. A picture that is smaller is one
+    tile; up to a quarter of the largest tile has 4 warps.
     """
-    largest = 1024 if double else 4096
     columns = min(triton.next_power_of_2(elements), 128)
     rows = min(triton.next_power_of_2(height), largest // columns)
     row_tiles, column_tiles = triton.cdiv(height, rows), triton.cdiv(elements, columns)
@@ -353,11 +355,11 @@ def plan(pictures: int, height: int, elements: int, double: bool) -> Plan:
     )
 
 
-def plan_gather(pictures: int, tiles: int, shared: bool) -> tuple[int, int, int]:
-    """Programs of the second stage, and the pictures and tiles that each reads at a time."""
-    at_once = min(triton.next_power_of_2(tiles), 16)
-    block = min(triton.next_power_of_2(pictures), 1024 // at_once)
-    return 1 if shared else triton.cdiv(pictures, block), block, at_once
+def plan_sum(groups: int, length: int) -> tuple[int, int, int]:
+    """Programs of the second stage, and the groups and parts of each that one reads at a time."""
+    parts = min(triton.next_power_of_2(length), 1024)
+    block = min(triton.next_power_of_2(groups), 1024 // parts)
+    return triton.cdiv(groups, block), block, parts
 
 
 def _strides(*tensors: Tensor) -> tuple[int, list[tuple[int, int, int, int]]]:
@@ -392,7 +394,8 @@ def cutdiff(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
     result = torch.empty_like(image)
     pictures, channels, height, width = image.shape
     repeat, (image_strides, result_strides) = _strides(image, result)
-    tiling = plan(pictures, height, width * repeat, shape.dtype == torch.float64)
+    double = shape.dtype == torch.float64
+    tiling = plan(pictures, height, width * repeat, DOUBLE if double else FORWARD)
     if not image.numel():
         return result
     _forward[tiling.grid](
@@ -424,8 +427,8 @@ def cutdiff_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for image, shape and centre, those that are ``needed``; the others are empty.
 
-    One launch for the image's gradient and the moments of each tile, a second one sums these. It
-    has no atomics: the same arguments give the same bits.
+    One launch for the image's gradient and each tile's part of the others, a second one sums these.
+    It has no atomics: the same arguments give the same bits.
 
     Args:
         grad: (B, C, H, W), any strides, 0 included.
@@ -433,7 +436,7 @@ def cutdiff_backward(
         needed: whether image, shape and center need a gradient.
     """
     need_image, need_shape, need_center = needed
-    need_moments = need_shape or need_center
+    need_parts = need_shape or need_center
     grad_image = torch.empty_like(image) if need_image else image.new_empty(0)
     grad_shape = shape.new_empty(shape.shape if need_shape else 0)
     grad_center = center.new_empty(center.shape if need_center else 0)
@@ -443,9 +446,10 @@ def cutdiff_backward(
     pictures, channels, height, width = image.shape
     repeat, strides = _strides(image, grad, grad_image if need_image else image)
     image_strides, grad_strides, result_strides = strides
-    tiling = plan(pictures, height, width * repeat, shape.dtype == torch.float64)
+    double = shape.dtype == torch.float64
+    tiling = plan(pictures, height, width * repeat, DOUBLE if double else BACKWARD)
     tiles = tiling.row_tiles * tiling.column_tiles
-    moments = shape.new_empty((5, pictures * tiles if need_moments else 0), dtype=torch.float64)
+    parts = shape.new_empty((5, pictures * tiles if need_parts else 0), dtype=torch.float64)
     constants = _constants(shape)
     largest = torch.finfo(shape.dtype).max
     if image.numel() and any(needed):
@@ -453,7 +457,7 @@ def cutdiff_backward(
             grad,
             image,
             grad_image,
-            moments,
+            parts,
             shape,
             center,
             pictures,
@@ -470,7 +474,7 @@ def cutdiff_backward(
             **constants,
             LIMIT=largest * 2.0**-30,
             NEED_IMAGE=need_image,
-            NEED_MOMENTS=need_moments,
+            NEED_PARTS=need_parts,
             REPEAT=repeat,
             ROWS=tiling.rows,
             COLUMNS=tiling.columns,
@@ -478,25 +482,29 @@ def cutdiff_backward(
         )
     if not image.numel():
         return grad_image, grad_shape.zero_(), grad_center.zero_()
-    if need_moments:
-        shared = (need_shape and len(shape) == 1) or (need_center and len(center) == 1)
-        programs, block, at_once = plan_gather(pictures, tiles, shared)
-        _gather[(programs,)](
-            moments,
-            shape,
+    if need_parts:
+        # A gradient for all pictures together is that of one with all their tiles.
+        shapes, centers = len(shape), len(center)
+        shape_tiles, center_tiles = parts.shape[1] // shapes, parts.shape[1] // centers
+        shape_programs, shape_block, shape_parts = plan_sum(shapes, shape_tiles)
+        center_programs, center_block, center_parts = plan_sum(centers, center_tiles)
+        _gather[(max(shape_programs, center_programs), 5)](
+            parts,
             grad_shape,
             grad_center,
-            pictures,
-            tiles,
-            shape_stride,
+            parts.shape[1],
+            shapes,
+            shape_tiles,
+            centers,
+            center_tiles,
+            LIMIT=2.0**1000 if double else largest,
             LARGEST=largest,
-            SMALLEST=constants["SMALLEST"],
             NEED_SHAPE=need_shape,
             NEED_CENTER=need_center,
-            ONE_SHAPE=len(shape) == 1,
-            ONE_CENTER=len(center) == 1,
-            PICTURES=block,
-            TILES=at_once,
-            num_warps=8,
+            SHAPES=shape_block,
+            SHAPE_TILES=shape_parts,
+            CENTERS=center_block,
+            CENTER_TILES=center_parts,
+            num_warps=4,
         )
     return grad_image, grad_shape, grad_center

@@ -66,9 +66,9 @@ def compile_instead_of_launching(architecture, found):
 def cutdiff_calls():
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
-        shape, center = torch.ones(1, 3, dtype=arithmetic), torch.ones(4, 2, dtype=arithmetic)
+        shape, center = torch.ones(1, 3, dtype=arithmetic), torch.ones(64, 2, dtype=arithmetic)
         for memory_format in (torch.contiguous_format, torch.channels_last):
-            image = torch.empty(4, 3, 64, 256, dtype=dtype).to(memory_format=memory_format)
+            image = torch.empty(64, 3, 128, 256, dtype=dtype).to(memory_format=memory_format)
             name = f"{dtype} {memory_format}".replace("torch.", "")
             yield f"cutdiff {name}", cutdiff_kernels.cutdiff, (image, shape, center)
             for needed in ([True] * 3, [False, True, False], [True, False, False]):
