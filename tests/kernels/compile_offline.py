@@ -19,10 +19,10 @@ from types import SimpleNamespace
 
 import torch
 import triton
+from stssad_fast.kernels import cutdiff as cutdiff_kernels
+from stssad_fast.kernels import mean_distance as loss_kernels
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
-
-from stssad_fast.kernels import cutdiff as cutdiff_kernels
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
@@ -79,11 +79,26 @@ def cutdiff_calls():
                 )
 
 
+def loss_calls():
+    for dtype in (torch.float32, torch.float64):
+        for rows, dimensions in ((256, 512), (4096, 2048)):  # one chunk, and more
+            train, test = torch.empty(rows, dimensions, dtype=dtype), torch.empty(160, dimensions)
+            sets = (train, train, test.to(dtype))
+            name = f"{dtype} {rows} x {dimensions}".replace("torch.", "")
+            yield f"mean_distance_loss {name}", loss_kernels.mean_distance_loss, sets
+            memo = torch.empty(8 * dimensions + 4, dtype=dtype)
+            yield (
+                f"mean_distance_loss_backward {name}",
+                loss_kernels.mean_distance_loss_backward,
+                (torch.empty((), dtype=dtype), memo, *sets, [True] * 3),
+            )
+
+
 def main():
     found = []
     compile_instead_of_launching(int(sys.argv[1]), found)
     report = []
-    for name, function, arguments in cutdiff_calls():
+    for name, function, arguments in (*cutdiff_calls(), *loss_calls()):
         found.clear()
         function(*arguments)
         report += [{"call": name, **entry} for entry in found]
