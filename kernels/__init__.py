@@ -1,4 +1,4 @@
 """The Triton kernels, one file per op; installed as ``stssad_fast.kernels``.
 
-Importing this package needs neither Triton nor a GPU. It is empty until the first kernel arrives.
+Importing this package needs neither Triton nor a GPU; importing one of its modules needs Triton.
 """

@@ -22,6 +22,13 @@ from torch import Tensor
 
 
 @triton.jit
+def _place(blocks):
+    """Chunk of rows and block of columns of this program."""
+    program = tl.program_id(0)
+    return (program // blocks).to(tl.int64), program % blocks
+
+
+@triton.jit
 def _rows(rows, row, stop, column, D, ROWS: tl.constexpr):
     """Numbers (ROWS, COLUMNS) of the set from ``row`` on, 0 where ``there`` is False."""
     row += tl.arange(0, ROWS)
@@ -97,13 +104,14 @@ def _sums(
     n_augmented,
     n_test,
     D,
+    blocks,
     CHUNK: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """Sums (chunks, 3, D) of the sets, and the largest entries (chunks, D), from the first row."""
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    chunk = tl.program_id(1)
+    chunk, block = _place(blocks)
+    column = block * COLUMNS + tl.arange(0, COLUMNS)
     start = chunk * CHUNK
     there = column < D
     first = tl.load(train + column, there, 0.0)
@@ -132,6 +140,7 @@ def _squares(
     n_augmented,
     n_test,
     D,
+    blocks,
     CHUNKED: tl.constexpr,
     CHUNK: tl.constexpr,
     ROWS: tl.constexpr,
@@ -143,8 +152,7 @@ def _squares(
     blocks) in float64, of all rows from the mean of all; ``units`` (blocks,). With CHUNKED,
     ``sums`` (3, D) and ``largest`` (1,) are given.
     """
-    block, blocks = tl.program_id(0), tl.num_programs(0)
-    chunk = tl.program_id(1)
+    chunk, block = _place(blocks)
     column = block * COLUMNS + tl.arange(0, COLUMNS)
     start = chunk * CHUNK
     there = column < D
@@ -192,26 +200,26 @@ def _squares(
 
 @triton.jit
 def _distances(
-    squares, units, inverse, row, n_test, blocks, ROWS: tl.constexpr, BLOCKS: tl.constexpr
+    squares, units, inverse, row, n_test, terms, ROWS: tl.constexpr, TERMS: tl.constexpr
 ):
     """Distances (ROWS,) of test rows in the common unit, from their squares in the blocks' own."""
     place = (row + tl.arange(0, ROWS))[:, None]
-    total = tl.zeros((ROWS, BLOCKS), squares.dtype.element_ty)
-    for first in range(0, blocks, BLOCKS):
-        block = (first + tl.arange(0, BLOCKS))[None, :]
-        scale = tl.load(units + block, block < blocks, 0.0) * inverse
-        there = (place < n_test) & (block < blocks)
-        total += tl.load(squares + place.to(tl.int64) * blocks + block, there, 0.0) * scale * scale
+    total = tl.zeros((ROWS, TERMS), squares.dtype.element_ty)
+    for first in range(0, terms, TERMS):
+        term = (first + tl.arange(0, TERMS))[None, :]
+        scale = tl.load(units + term, term < terms, 0.0) * inverse
+        there = (place < n_test) & (term < terms)
+        total += tl.load(squares + place.to(tl.int64) * terms + term, there, 0.0) * scale * scale
     return tl.sqrt(tl.sum(total, 1))
 
 
 @triton.jit
-def _largest_unit(units, blocks, BLOCKS: tl.constexpr):
+def _largest_unit(units, terms, TERMS: tl.constexpr):
     """The largest of the blocks' units."""
-    unit = tl.zeros((BLOCKS,), units.dtype.element_ty)
-    for first in range(0, blocks, BLOCKS):
-        block = first + tl.arange(0, BLOCKS)
-        unit = tl.maximum(unit, tl.load(units + block, block < blocks, 0.0))
+    unit = tl.zeros((TERMS,), units.dtype.element_ty)
+    for first in range(0, terms, TERMS):
+        term = first + tl.arange(0, TERMS)
+        unit = tl.maximum(unit, tl.load(units + term, term < terms, 0.0))
     return tl.max(unit)
 
 
@@ -228,28 +236,32 @@ def _units(
     n_test,
     D,
     blocks,
+    terms,
     CHUNK: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    BLOCKS: tl.constexpr,
+    TERMS: tl.constexpr,
     LOSS_ROWS: tl.constexpr,
 ):
-    """Sums (chunks, 2, D) of the unit vectors to the test rows; and, in one program, the loss."""
-    unit, inverse = _unit(_largest_unit(units, blocks, BLOCKS))
-    chunk = tl.program_id(1)
-    if tl.program_id(0) == tl.num_programs(0) - 1:
+    """Sums (chunks, 2, D) of the unit vectors to the test rows; and, in one program, the loss.
+
+    ``squares`` (2, n_test, terms), ``spreads`` (terms,) and ``units`` (terms,) are to be summed.
+    """
+    unit, inverse = _unit(_largest_unit(units, terms, TERMS))
+    chunk, block = _place(blocks + 1)
+    if block == blocks:
         if chunk == 0:
             total = tl.zeros((LOSS_ROWS,), tl.float64)
             for row in range(0, n_test, LOSS_ROWS):
-                d1 = _distances(squares, units, inverse, row, n_test, blocks, LOSS_ROWS, BLOCKS)
-                other = squares + tl.cast(n_test, tl.int64) * blocks
-                d2 = _distances(other, units, inverse, row, n_test, blocks, LOSS_ROWS, BLOCKS)
+                d1 = _distances(squares, units, inverse, row, n_test, terms, LOSS_ROWS, TERMS)
+                other = squares + tl.cast(n_test, tl.int64) * terms
+                d2 = _distances(other, units, inverse, row, n_test, terms, LOSS_ROWS, TERMS)
                 total += d1.to(tl.float64) + d2.to(tl.float64)
-            spread = tl.zeros((BLOCKS,), tl.float64)
-            for first in range(0, blocks, BLOCKS):
-                block = first + tl.arange(0, BLOCKS)
-                scale = (tl.load(units + block, block < blocks, 0.0) * inverse).to(tl.float64)
-                spread += tl.load(spreads + block, block < blocks, 0.0) * scale * scale
+            spread = tl.zeros((TERMS,), tl.float64)
+            for first in range(0, terms, TERMS):
+                term = first + tl.arange(0, TERMS)
+                scale = (tl.load(units + term, term < terms, 0.0) * inverse).to(tl.float64)
+                spread += tl.load(spreads + term, term < terms, 0.0) * scale * scale
             norm = tl.sqrt(tl.sum(spread))
             safe = tl.where(norm == 0, 1.0, norm)
             value = tl.sum(total) / (2.0 * n_test) * tl.sqrt(tl.cast(rows, tl.float64)) / safe
@@ -259,7 +271,7 @@ def _units(
             tl.store(memo + 8 * D + 2, unit)
             tl.store(memo + 8 * D + 3, 0.0)
     else:
-        column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+        column = block * COLUMNS + tl.arange(0, COLUMNS)
         there = column < D
         high1 = tl.load(memo + column, there, 0.0)
         low1 = tl.load(memo + D + column, there, 0.0)
@@ -270,9 +282,9 @@ def _units(
         start = chunk * CHUNK
         stop = min(start + CHUNK, n_test)
         for row in range(start, stop, ROWS):
-            d1 = _distances(squares, units, inverse, row, n_test, blocks, ROWS, BLOCKS)
-            other = squares + tl.cast(n_test, tl.int64) * blocks
-            d2 = _distances(other, units, inverse, row, n_test, blocks, ROWS, BLOCKS)
+            d1 = _distances(squares, units, inverse, row, n_test, terms, ROWS, TERMS)
+            other = squares + tl.cast(n_test, tl.int64) * terms
+            d2 = _distances(other, units, inverse, row, n_test, terms, ROWS, TERMS)
             numbers, inside = _rows(test, row, stop, column, D, ROWS)
             u = _from_mean(numbers, inside, high1, low1, inverse)
             v = _from_mean(numbers, inside, high2, low2, inverse)
@@ -394,13 +406,18 @@ class Plan(NamedTuple):
 
     blocks: int
     chunks: int
-    rows: int  # of a tile: 16 numbers for each thread
+    rows: int  # of a tile
     warps: int
 
 
-def plan(rows: int, dimensions: int) -> Plan:
-    """For sets of up to ``rows`` rows: few, tall tiles for one chunk, for latency; else more."""
+def plan(rows: int, dimensions: int, double: bool) -> Plan:
+    """For sets of up to ``rows`` rows.
+
+    16 numbers for each thread, 8 in float64. One chunk is a matter of latency: tall tiles then.
+    """
     blocks, chunks = triton.cdiv(dimensions, COLUMNS), triton.cdiv(rows, CHUNK)
+    if double:
+        return Plan(blocks, chunks, 32, 4)
     return Plan(blocks, chunks, *((256, 16) if chunks == 1 else (128, 8)))
 
 
@@ -415,7 +432,7 @@ def mean_distance_loss(train: Tensor, augmented: Tensor, test: Tensor) -> tuple[
     loss, memo = train.new_empty(()), train.new_empty(8 * dimensions + 4)
     if dimensions == 0:
         return loss.zero_(), memo.zero_()
-    blocks, chunks, rows, warps = plan(max(counts), dimensions)
+    blocks, chunks, rows, warps = plan(max(counts), dimensions, train.dtype == torch.float64)
     squares = train.new_empty(2, counts[2], blocks)
     spreads = train.new_empty((chunks, blocks), dtype=torch.float64)
     units = train.new_empty(blocks)
@@ -423,25 +440,26 @@ def mean_distance_loss(train: Tensor, augmented: Tensor, test: Tensor) -> tuple[
     largest = train.new_empty(chunks, dimensions)
     tile = {"CHUNK": CHUNK, "ROWS": rows, "COLUMNS": COLUMNS, "num_warps": warps}
     if chunks > 1:
-        _sums[blocks, chunks](train, augmented, test, sums, largest, *counts, dimensions, **tile)
+        _sums[(blocks * chunks,)](
+            train, augmented, test, sums, largest, *counts, dimensions, blocks, **tile
+        )
         sums, largest = sums.sum(0), largest.amax()
-    _squares[blocks, chunks](
+    _squares[(blocks * chunks,)](
         train, augmented, test, sums, largest, memo, squares, spreads, units, *counts, dimensions,
-        CHUNKED=chunks > 1, **tile,
+        blocks, CHUNKED=chunks > 1, **tile,
     )  # fmt: skip
-    units_sums = memo[6 * dimensions : 8 * dimensions]
-    parts = units_sums
+    pulls = memo[6 * dimensions : 8 * dimensions]
+    terms, parts, test_chunks = blocks, pulls, triton.cdiv(counts[2], CHUNK)
     if chunks > 1:  # all units are the same then
+        terms, parts = 1, train.new_empty(test_chunks, 2 * dimensions)
         squares, spreads = squares.sum(2), spreads.sum()
-        parts = train.new_empty(chunks, 2 * dimensions)
-    terms = 1 if chunks > 1 else blocks
     block = min(triton.next_power_of_2(terms), 16)
-    _units[blocks + 1, triton.cdiv(counts[2], CHUNK)](
-        test, squares, spreads, units, memo, parts, loss, sum(counts), counts[2], dimensions, terms,
-        BLOCKS=block, LOSS_ROWS=4096 // block, **tile,
+    _units[((blocks + 1) * test_chunks,)](
+        test, squares, spreads, units, memo, parts, loss, sum(counts), counts[2], dimensions,
+        blocks, terms, TERMS=block, LOSS_ROWS=16 * rows // block, **tile,
     )  # fmt: skip
     if chunks > 1:
-        torch.sum(parts[: triton.cdiv(counts[2], CHUNK)], 0, out=units_sums)
+        torch.sum(parts, 0, out=pulls)
     return loss, memo
 
 
