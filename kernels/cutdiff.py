@@ -55,8 +55,7 @@ def _patch(
     per_l11 = 1.0 / tl.where(regular, l11, 1.0)
     per_l22 = 1.0 / tl.where(regular, l22, 1.0)
 
-    row = first_row + tl.arange(0, ROWS) + 1
-    w1 = (row - center_row * height) * (per_l11 / height)
+    w1 = (tl.arange(0, ROWS) + (first_row + 1 - center_row * height)) * (per_l11 / height)
     first_column = first_element // REPEAT
     column = (tl.arange(0, COLUMNS) + (first_element % REPEAT).to(tl.int32)) // REPEAT + 1
     # The patch's axis on each row, in columns from the tile's first, as a pixel and the rest.
@@ -75,20 +74,20 @@ def _patch(
 
 
 @triton.jit
+def _inside(height, elements, first_row, first_element, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Which elements of a tile exist (ROWS, COLUMNS)."""
+    rows = tl.minimum(height - first_row, ROWS).to(tl.int32)
+    columns = tl.minimum(elements - first_element, COLUMNS).to(tl.int32)
+    return (tl.arange(0, ROWS) < rows)[:, None] & (tl.arange(0, COLUMNS) < columns)[None, :]
+
+
+@triton.jit
 def _offsets(
-    first_row,
-    first_element,
-    height,
-    elements,
-    row_stride,
-    element_stride,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    row_stride, element_stride, OFFSET: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Where the elements of a tile lie in their plane, and which of them exist."""
-    row = (first_row + tl.arange(0, ROWS))[:, None]
-    element = (first_element + tl.arange(0, COLUMNS))[None, :]
-    return row * row_stride + element * element_stride, (row < height) & (element < elements)
+    """Where the elements of a tile lie from its first one (ROWS, COLUMNS)."""
+    row = tl.arange(0, ROWS).to(OFFSET)[:, None]
+    return row * row_stride + tl.arange(0, COLUMNS).to(OFFSET)[None, :] * element_stride
 
 
 @triton.jit
@@ -113,6 +112,7 @@ def _forward(
     result_element,
     row_tiles,
     column_tiles,
+    OFFSET: tl.constexpr,
     DTYPE: tl.constexpr,
     SMALLEST: tl.constexpr,
     CUTOFF: tl.constexpr,
@@ -129,13 +129,11 @@ def _forward(
     p, _, _, _, _, _ = _patch(
         shape, center, height, width, row, element, DTYPE, SMALLEST, CUTOFF, REPEAT, ROWS, COLUMNS
     )
-    elements = width * REPEAT
-    source, inside = _offsets(
-        row, element, height, elements, image_row, image_element, ROWS, COLUMNS
-    )
-    target, _ = _offsets(row, element, height, elements, result_row, result_element, ROWS, COLUMNS)
-    image += picture * image_picture
-    result += picture * result_picture
+    inside = _inside(height, width * REPEAT, row, element, ROWS, COLUMNS)
+    source = _offsets(image_row, image_element, OFFSET, ROWS, COLUMNS)
+    target = _offsets(result_row, result_element, OFFSET, ROWS, COLUMNS)
+    image += picture * image_picture + row * image_row + element * image_element
+    result += picture * result_picture + row * result_row + element * result_element
     for _ in range(planes):
         cut = tl.load(image + source, inside, 0.0).to(DTYPE) - p
         cut = tl.where(cut < 0, 0.0, tl.where(cut > 1, 1.0, cut))
@@ -145,15 +143,15 @@ def _forward(
 
 
 @triton.jit
-def _saturated(value, LIMIT: tl.constexpr, LARGEST: tl.constexpr):
-    """``value``, or LARGEST with its sign from LIMIT on; NaN stays NaN."""
-    return tl.where(value >= LIMIT, LARGEST, tl.where(value <= -LIMIT, -LARGEST, value))
+def _saturated(value, LARGEST: tl.constexpr):
+    """``value`` between -LARGEST and LARGEST; NaN stays (``tl.clamp`` fails at that in float64)."""
+    return tl.where(value > LARGEST, LARGEST, tl.where(value < -LARGEST, -LARGEST, value))
 
 
 @triton.jit
 def _store_part(part, value):
     """Store in float64, limited so that sums of parts have no Inf - Inf."""
-    tl.store(part, _saturated(value, 2.0**1000, 2.0**1000))
+    tl.store(part, _saturated(value, 2.0**1000))
 
 
 @triton.jit
@@ -184,9 +182,11 @@ def _backward(
     result_element,
     row_tiles,
     column_tiles,
+    OFFSET: tl.constexpr,
     DTYPE: tl.constexpr,
     SMALLEST: tl.constexpr,
     CUTOFF: tl.constexpr,
+    SCALE: tl.constexpr,
     LIMIT: tl.constexpr,
     NEED_IMAGE: tl.constexpr,
     NEED_PARTS: tl.constexpr,
@@ -208,19 +208,17 @@ def _backward(
     p, near, w1, w2, per_l11, per_l22 = _patch(
         shape, center, height, width, row, element, DTYPE, SMALLEST, CUTOFF, REPEAT, ROWS, COLUMNS
     )
-    elements = width * REPEAT
-    source, inside = _offsets(
-        row, element, height, elements, image_row, image_element, ROWS, COLUMNS
-    )
-    incoming, _ = _offsets(row, element, height, elements, grad_row, grad_element, ROWS, COLUMNS)
-    target, _ = _offsets(row, element, height, elements, result_row, result_element, ROWS, COLUMNS)
+    inside = _inside(height, width * REPEAT, row, element, ROWS, COLUMNS)
+    incoming = _offsets(grad_row, grad_element, OFFSET, ROWS, COLUMNS)
+    source = _offsets(image_row, image_element, OFFSET, ROWS, COLUMNS)
+    target = _offsets(result_row, result_element, OFFSET, ROWS, COLUMNS)
+    grad += picture * grad_picture + row * grad_row + element * grad_element
+    image += picture * image_picture + row * image_row + element * image_element
+    grad_image += picture * result_picture + row * result_row + element * result_element
     near &= inside
     wanted = inside
     if not NEED_IMAGE:
         wanted &= (tl.max(near.to(tl.int32), 1) > 0)[:, None]  # whole rows: loads stay wide
-    grad += picture * grad_picture
-    image += picture * image_picture
-    grad_image += picture * result_picture
     total = tl.zeros((ROWS, COLUMNS), DTYPE)
     for _ in range(planes):
         cut = tl.load(image + source, wanted, 0.0).to(DTYPE) - p
@@ -229,20 +227,20 @@ def _backward(
         if NEED_IMAGE:
             tl.store(grad_image + target, passed.to(grad_image.dtype.element_ty), inside)
             grad_image += result_plane
-        total += passed
+        total += passed * SCALE
         grad += grad_plane
         image += image_plane
 
     if NEED_PARTS:
-        # Limited, so that no sum overflows: Inf - Inf would be NaN.
-        weight = tl.where(near, p * _saturated(total, LIMIT, LIMIT), 0.0)
+        # Scaled and limited, so that no sum overflows: Inf - Inf would be NaN.
+        weight = tl.where(near, p * _saturated(total, LIMIT), 0.0)
         m0 = tl.sum(weight, 1).to(tl.float64)  # (ROWS,), as are the next two
         m1 = tl.sum(weight * w2, 1).to(tl.float64)
         m2 = tl.sum(weight * w2 * w2, 1).to(tl.float64)
         s11, s12, s22 = tl.sum(m0 * w1 * w1), tl.sum(m1 * w1), tl.sum(m2)
         s1, s2 = tl.sum(m0 * w1), tl.sum(m1)
         l21 = tl.load(shape + 1).to(tl.float64)
-        tiles = row_tiles * column_tiles * pictures
+        tiles = tl.cast(pictures, tl.int64) * row_tiles * column_tiles
         parts += program
         _store_part(parts, (s12 * per_l22 * l21 - s11) * per_l11)
         _store_part(parts + tiles, -s12 * per_l22)
@@ -258,7 +256,7 @@ def _sum(
     step,
     groups,
     length,
-    LIMIT: tl.constexpr,
+    FACTOR: tl.constexpr,
     LARGEST: tl.constexpr,
     GROUPS: tl.constexpr,
     LENGTH: tl.constexpr,
@@ -270,7 +268,7 @@ def _sum(
         part = first + tl.arange(0, LENGTH)
         there = (group < groups)[:, None] & (part < length)[None, :]
         total += tl.load(parts + group[:, None] * length + part[None, :], there, 0.0)
-    value = _saturated(2 * tl.sum(total, 1), LIMIT, LARGEST)
+    value = _saturated(tl.sum(total, 1) * FACTOR, LARGEST)
     tl.store(result + group * step, value, group < groups)
 
 
@@ -284,7 +282,7 @@ def _gather(
     shape_tiles,
     centers,
     center_tiles,
-    LIMIT: tl.constexpr,
+    FACTOR: tl.constexpr,
     LARGEST: tl.constexpr,
     NEED_SHAPE: tl.constexpr,
     NEED_CENTER: tl.constexpr,
@@ -304,7 +302,7 @@ def _gather(
                 3,
                 shapes,
                 shape_tiles,
-                LIMIT,
+                FACTOR,
                 LARGEST,
                 SHAPES,
                 SHAPE_TILES,
@@ -317,7 +315,7 @@ def _gather(
                 2,
                 centers,
                 center_tiles,
-                LIMIT,
+                FACTOR,
                 LARGEST,
                 CENTERS,
                 CENTER_TILES,
@@ -342,7 +340,7 @@ def plan(pictures: int, height: int, elements: int, largest: int) -> Plan:
     """Tiles of up to ``largest`` elements, at most 128 wide, for 8 warps.
 
     FORWARD, BACKWARD and DOUBLE are what the registers hold. A picture that is smaller is one
-    tile; up to a quarter of the largest tile has 4 warps.
+    tile; up to half of the largest tile has 4 warps.
     """
     columns = min(triton.next_power_of_2(elements), 128)
     rows = min(triton.next_power_of_2(height), largest // columns)
@@ -351,7 +349,7 @@ def plan(pictures: int, height: int, elements: int, largest: int) -> Plan:
     layers = triton.cdiv(programs, 2**31 - 1)
     grid = (triton.cdiv(programs, layers), layers) if programs else (0, 0)
     return Plan(
-        grid, row_tiles, column_tiles, rows, columns, 8 if 4 * rows * columns > largest else 4
+        grid, row_tiles, column_tiles, rows, columns, 8 if 2 * rows * columns > largest else 4
     )
 
 
@@ -370,6 +368,12 @@ def _strides(*tensors: Tensor) -> tuple[int, list[tuple[int, int, int, int]]]:
     if together:
         return channels, [(b, 0, h, c) for b, c, h, _ in strides]
     return 1, [(b, c, h, w) for b, c, h, w in strides]
+
+
+def _offset(tiling: Plan, *strides: tuple[int, int, int, int]) -> tl.dtype:
+    """int32 for offsets within a tile, unless the strides are so large that one overflows."""
+    farthest = max(tiling.rows * h + tiling.columns * w for _, _, h, w in strides)
+    return tl.int64 if farthest >= 2**31 else tl.int32
 
 
 def _constants(shape: Tensor) -> dict[str, object]:
@@ -394,10 +398,10 @@ def cutdiff(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
     result = torch.empty_like(image)
     pictures, channels, height, width = image.shape
     repeat, (image_strides, result_strides) = _strides(image, result)
-    double = shape.dtype == torch.float64
-    tiling = plan(pictures, height, width * repeat, DOUBLE if double else FORWARD)
     if not image.numel():
         return result
+    largest = DOUBLE if shape.dtype == torch.float64 else FORWARD
+    tiling = plan(pictures, height, width * repeat, largest)
     _forward[tiling.grid](
         image,
         result,
@@ -413,6 +417,7 @@ def cutdiff(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
         *result_strides,
         tiling.row_tiles,
         tiling.column_tiles,
+        OFFSET=_offset(tiling, image_strides, result_strides),
         **_constants(shape),
         REPEAT=repeat,
         ROWS=tiling.rows,
@@ -440,6 +445,8 @@ def cutdiff_backward(
     grad_image = torch.empty_like(image) if need_image else image.new_empty(0)
     grad_shape = shape.new_empty(shape.shape if need_shape else 0)
     grad_center = center.new_empty(center.shape if need_center else 0)
+    if not image.numel():
+        return grad_image, grad_shape.zero_(), grad_center.zero_()
     shape, center = shape.contiguous(), center.contiguous()
     shape_stride, center_stride = 3 if len(shape) > 1 else 0, 2 if len(center) > 1 else 0
 
@@ -451,8 +458,8 @@ def cutdiff_backward(
     tiles = tiling.row_tiles * tiling.column_tiles
     parts = shape.new_empty((5, pictures * tiles if need_parts else 0), dtype=torch.float64)
     constants = _constants(shape)
-    largest = torch.finfo(shape.dtype).max
-    if image.numel() and any(needed):
+    largest, scale = torch.finfo(shape.dtype).max, 2.0**-40 if double else 2.0**-16
+    if any(needed):
         _backward[tiling.grid](
             grad,
             image,
@@ -471,8 +478,10 @@ def cutdiff_backward(
             *result_strides,
             tiling.row_tiles,
             tiling.column_tiles,
+            OFFSET=_offset(tiling, *strides),
             **constants,
-            LIMIT=largest * 2.0**-30,
+            SCALE=scale,
+            LIMIT=largest * scale**0.5,
             NEED_IMAGE=need_image,
             NEED_PARTS=need_parts,
             REPEAT=repeat,
@@ -480,8 +489,6 @@ def cutdiff_backward(
             COLUMNS=tiling.columns,
             num_warps=tiling.warps,
         )
-    if not image.numel():
-        return grad_image, grad_shape.zero_(), grad_center.zero_()
     if need_parts:
         # A gradient for all pictures together is that of one with all their tiles.
         shapes, centers = len(shape), len(center)
@@ -497,7 +504,7 @@ def cutdiff_backward(
             shape_tiles,
             centers,
             center_tiles,
-            LIMIT=2.0**1000 if double else largest,
+            FACTOR=2 / scale,
             LARGEST=largest,
             NEED_SHAPE=need_shape,
             NEED_CENTER=need_center,

@@ -416,7 +416,7 @@ def plan(rows: int, dimensions: int, double: bool) -> Plan:
     16 numbers for each thread, 8 in float64. One chunk is a matter of latency: tall tiles then.
     """
     blocks, chunks = triton.cdiv(dimensions, COLUMNS), triton.cdiv(rows, CHUNK)
-    if double:
+    if double or dimensions == 1:  # what a thread's registers hold
         return Plan(blocks, chunks, 32, 4)
     return Plan(blocks, chunks, *((256, 16) if chunks == 1 else (128, 8)))
 
@@ -484,12 +484,13 @@ def mean_distance_loss_backward(
         torch.empty_like(rows) if wanted else rows.new_empty(0)
         for rows, wanted in zip(sets, needed, strict=True)
     )
+    if not dimensions or not any(needed):
+        return grads
     columns = min(triton.next_power_of_2(dimensions), 512)
-    rows = 2048 // columns
+    rows = min(2048 // columns, 64)
     programs = [triton.cdiv(len(s), rows) if w else 0 for s, w in zip(sets, needed, strict=True)]
-    if dimensions and any(needed):
-        _backward[(sum(programs),)](
-            grad, memo, *sets, *grads, *(len(s) for s in sets), dimensions, *programs[:2],
-            ROWS=rows, COLUMNS=columns, num_warps=4,
-        )  # fmt: skip
+    _backward[(sum(programs),)](
+        grad, memo, *sets, *grads, *(len(s) for s in sets), dimensions, *programs[:2],
+        ROWS=rows, COLUMNS=columns, num_warps=4,
+    )  # fmt: skip
     return grads

@@ -1,11 +1,18 @@
 """What all tests share: one tolerance for each dtype, and one thread."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 # Absolute for numbers up to 1, relative to the largest number above that.
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+# Without a GPU the Triton kernels are interpreted. Triton reads this when it is imported, which
+# torch.compile may do in any test.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Tests run side by side; threads that wait for each other's cores make tiny work slow.
 torch.set_num_threads(1)

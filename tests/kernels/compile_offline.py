@@ -1,15 +1,15 @@
-"""Compile every Triton kernel for one GPU architecture, without that GPU.
+"""Compile every Triton kernel for GPU architectures, without a GPU.
 
-    python tests/kernels/compile_offline.py 90
+    python tests/kernels/compile_offline.py 80 90 100 > bench/results/triton_resources.jsonl
 
 It calls the host functions with tensors on the CPU and compiles what they would launch: the same
-specialisation, block sizes and warps as on the GPU. It prints JSON: for each kernel and call, the
-registers of a thread, bytes of stack (spilled registers live there) and of shared memory.
-TRITON_INTERPRET must not be set; an interpreted kernel is not compiled.
+specialisation, block sizes and warps as on the GPU. It prints a line of JSON for each kernel of
+each call: the registers of a thread, bytes of stack (spilled registers live there), of shared
+memory and of the widest load from global memory. TRITON_INTERPRET must not be set: an interpreted
+kernel is not compiled.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,8 +19,7 @@ from types import SimpleNamespace
 
 import torch
 import triton
-from stssad_fast.kernels import cutdiff as cutdiff_kernels
-from stssad_fast.kernels import mean_distance as loss_kernels
+from stssad_fast.kernels import cutdiff, mean_distance
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
@@ -35,76 +34,93 @@ def resources(kernel):
         command = [CUOBJDUMP, "--dump-resource-usage", file.name]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     numbers = {name: int(value) for name, value in re.findall(r"\b([A-Z]+):(\d+)", text)}
+    loads = re.findall(r"ld\.global[.\w:]*?(?:\.v(\d))?\.b(\d+)", kernel.asm["ptx"])
     return {
         "registers": numbers["REG"],
         "stack": numbers["STACK"] + numbers["LOCAL"],
         "shared": kernel.metadata.shared,
         "warps": kernel.metadata.num_warps,
+        "widest_load": max(int(n or 1) * int(bits) // 8 for n, bits in loads),
     }
 
 
-def compile_instead_of_launching(architecture, found):
-    """Let every launch append its resources to ``found``."""
-    target = GPUTarget("cuda", architecture, 32)
-    triton.runtime.driver.set_active(
-        SimpleNamespace(
-            get_current_target=lambda: target,
-            get_current_device=lambda: 0,
-            get_current_stream=lambda device: 0,
-        )
-    )
+def compile_instead_of_launching(found):
+    """Let every launch append what it would launch to ``found``; return how to choose a GPU."""
     run = JITFunction.run
 
     def compile_only(self, *args, **options):
         kernel = run(self, *args, **{**options, "warmup": True})
-        found.append({"kernel": self.__name__, **resources(kernel)})
+        module = self.__module__.rpartition(".")[2]
+        found.append({"kernel": f"{module}.{self.__name__}", **resources(kernel)})
         return kernel
 
-    JITFunction.run = compile_only
-
-
-def cutdiff_calls():
-    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
-        shape, center = torch.ones(1, 3, dtype=arithmetic), torch.ones(64, 2, dtype=arithmetic)
-        for memory_format in (torch.contiguous_format, torch.channels_last):
-            image = torch.empty(64, 3, 128, 256, dtype=dtype).to(memory_format=memory_format)
-            name = f"{dtype} {memory_format}".replace("torch.", "")
-            yield f"cutdiff {name}", cutdiff_kernels.cutdiff, (image, shape, center)
-            for needed in ([True] * 3, [False, True, False], [True, False, False]):
-                yield (
-                    f"cutdiff_backward {name} {''.join('iSC'[i] for i in range(3) if needed[i])}",
-                    cutdiff_kernels.cutdiff_backward,
-                    (image, image, shape, center, needed),
-                )
-
-
-def loss_calls():
-    for dtype in (torch.float32, torch.float64):
-        for rows, dimensions in ((256, 512), (4096, 2048)):  # one chunk, and more
-            train, test = torch.empty(rows, dimensions, dtype=dtype), torch.empty(160, dimensions)
-            sets = (train, train, test.to(dtype))
-            name = f"{dtype} {rows} x {dimensions}".replace("torch.", "")
-            yield f"mean_distance_loss {name}", loss_kernels.mean_distance_loss, sets
-            memo = torch.empty(8 * dimensions + 4, dtype=dtype)
-            yield (
-                f"mean_distance_loss_backward {name}",
-                loss_kernels.mean_distance_loss_backward,
-                (torch.empty((), dtype=dtype), memo, *sets, [True] * 3),
+    def choose(architecture):
+        triton.runtime.driver.set_active(
+            SimpleNamespace(
+                get_current_target=lambda: GPUTarget("cuda", architecture, 32),
+                get_current_device=lambda: architecture,  # compiled kernels are kept by device
+                get_current_stream=lambda device: 0,
             )
+        )
+
+    JITFunction.run = compile_only
+    return choose
+
+
+def cutdiff_calls(size, dtype, layout, needed):
+    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
+    image = torch.empty(size, dtype=dtype).to(memory_format=layout)
+    shape, center = torch.empty(1, 3, dtype=arithmetic), torch.empty(size[0], 2).to(arithmetic)
+    name = f"{size} {dtype} {layout}".replace("torch.", "")
+    yield f"cutdiff {name}", cutdiff.cutdiff, (image, shape, center)
+    wanted = "+".join(n for n, w in zip(("image", "shape", "center"), needed, strict=True) if w)
+    arguments = (image, image, shape, center, list(needed))
+    yield f"cutdiff_backward {name} {wanted}", cutdiff.cutdiff_backward, arguments
+
+
+def loss_calls(counts, dimensions, dtype):
+    sets = [torch.empty(n, dimensions, dtype=dtype) for n in counts]
+    name = f"{counts} x {dimensions} {dtype}".replace("torch.", "")
+    yield f"mean_distance_loss {name}", mean_distance.mean_distance_loss, sets
+    arguments = (torch.empty((), dtype=dtype), sets[0].new_empty(8 * dimensions + 4), *sets)
+    function = mean_distance.mean_distance_loss_backward
+    yield f"mean_distance_loss_backward {name}", function, (*arguments, [True] * 3)
+
+
+def calls(architecture):
+    """Name, function and arguments of what is compiled: every kernel for every dtype.
+
+    For one architecture, also what a size or a layout changes.
+    """
+    size, contiguous, last = (64, 3, 128, 256), torch.contiguous_format, torch.channels_last
+    every, a, image = (True, True, True), (False, True, False), (True, False, False)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        yield from cutdiff_calls(size, dtype, contiguous, every)
+    for dtype in (torch.float32, torch.float64):
+        yield from loss_calls((256, 256, 160), 512, dtype)
+        yield from loss_calls((4096, 4096, 4096), 2048, dtype)
+    if architecture == 90:
+        yield from cutdiff_calls(size, torch.float32, contiguous, a)
+        yield from cutdiff_calls(size, torch.bfloat16, contiguous, a)
+        yield from cutdiff_calls(size, torch.float32, last, a)
+        yield from cutdiff_calls(size, torch.bfloat16, last, image)
+        yield from cutdiff_calls((64, 3, 32, 32), torch.float32, contiguous, every)
+        yield from cutdiff_calls((5, 3, 33, 35), torch.float32, contiguous, every)
+        yield from cutdiff_calls((1, 1, 1, 1), torch.float32, contiguous, every)
+        yield from loss_calls((1, 1, 1), 1, torch.float32)
 
 
 def main():
     found = []
-    compile_instead_of_launching(int(sys.argv[1]), found)
-    report = []
-    for name, function, arguments in (*cutdiff_calls(), *loss_calls()):
-        found.clear()
-        function(*arguments)
-        report += [{"call": name, **entry} for entry in found]
-    json.dump(report, sys.stdout, indent=1)
+    choose = compile_instead_of_launching(found)
+    for architecture in sys.argv[1:]:
+        choose(int(architecture))
+        for name, function, arguments in calls(int(architecture)):
+            found.clear()
+            function(*arguments)
+            for entry in found:
+                print(json.dumps({"sm": int(architecture), "call": name, **entry}))
 
 
 if __name__ == "__main__":
-    assert "TRITON_INTERPRET" not in os.environ
     main()

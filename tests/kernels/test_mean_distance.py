@@ -1,0 +1,160 @@
+"""The mean-distance loss in Triton, interpreted, against the reference in float64."""
+
+import itertools
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+from stssad_fast.kernels import mean_distance as kernels
+
+from stssad_fast.ops import reference
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+]
+
+DTYPES = [torch.float32, torch.float64]
+# Rows of the three sets, dimensions, mean, spread. A block has 32 columns.
+CASES = {
+    "small": ((5, 4, 3), 2, 0.0, 1.0),
+    "one row each": ((1, 1, 1), 3, 0.0, 1.0),
+    "as in the paper": ((64, 64, 40), 128, 0.5, 0.1),
+    "many rows": ((300, 20, 270), 33, 0.0, 1.0),
+    "many dimensions": ((6, 5, 4), 700, 0.0, 1.0),
+    "large mean": ((40, 30, 50), 40, 1e4, 1.0),
+    "large numbers": ((7, 5, 6), 40, 0.0, 1e36),
+    "small numbers": ((7, 5, 6), 40, 0.0, 1e-36),
+}
+
+
+def problem(case, dtype):
+    counts, dimensions, mean, spread = CASES[case]
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (mean + spread * torch.randn(n, dimensions, generator=generator, dtype=torch.float64)).to(
+            dtype
+        )
+        for n in counts
+    ]
+
+
+def check(sets, assert_close, needed=(True, True, True)):
+    double = [rows.double() for rows in sets]
+    loss, memo = kernels.mean_distance_loss(*sets)
+    assert loss.dtype == sets[0].dtype and loss.shape == ()
+    assert memo.shape == (8 * sets[0].shape[1] + 4,) and not memo.isnan().any()
+    assert_close(loss, reference.mean_distance_loss(*double))
+    grad = torch.tensor(1.7, dtype=sets[0].dtype)
+    found = kernels.mean_distance_loss_backward(grad, memo, *sets, list(needed))
+    expected = reference.mean_distance_loss_backward(grad.double(), *double)
+    scale = max(part.abs().max().item() for part in expected) or 1.0
+    for f, e, wanted in zip(found, expected, needed, strict=True):
+        if wanted:
+            assert_close(f.double() / scale, (e / scale).to(f.dtype))
+        else:
+            assert f.numel() == 0
+
+
+@pytest.fixture(params=[2048, 64], ids=["one chunk", "chunks"])
+def chunk(request, monkeypatch):
+    """The rows of a chunk; 64 of them make many chunks of sets that the interpreter can bear."""
+    monkeypatch.setattr(kernels, "CHUNK", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients(case, dtype, chunk, assert_close):
+    check(problem(case, dtype), assert_close)
+
+
+def test_the_cases_have_one_chunk_and_more():
+    assert max(max(counts) for counts, *_ in CASES.values()) < kernels.CHUNK
+    assert kernels.plan(300, 33, False).chunks == 1
+    assert kernels.plan(kernels.CHUNK + 1, 33, False).chunks == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("position", range(3))
+def test_a_row_far_from_all_others(position, dtype, chunk, assert_close):
+    sets = problem("as in the paper", dtype)
+    sets[position][0] += 1e3
+    double = [rows.double() for rows in sets]
+    loss, memo = kernels.mean_distance_loss(*sets)
+    assert_close(loss, reference.mean_distance_loss(*double))
+    found = kernels.mean_distance_loss_backward(torch.ones_like(loss), memo, *sets, [True] * 3)
+    expected = reference.mean_distance_loss_backward(torch.ones_like(loss).double(), *double)
+    for f, e in zip(found, expected, strict=True):
+        assert (f - e).norm() < 1e-6 * e.norm()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4, 1e37])
+def test_equal_rows(value, dtype, chunk):
+    sets = [torch.full((n, 40), value, dtype=dtype) for n in (70, 3, 67)]
+    loss, memo = kernels.mean_distance_loss(*sets)
+    assert loss == 0
+    for part in kernels.mean_distance_loss_backward(torch.ones_like(loss), memo, *sets, [True] * 3):
+        assert not part.any()
+
+
+def test_a_distance_of_zero(chunk, assert_close):
+    train = torch.tensor([[2.0, 3.0], [2.0, 3.0]])  # their mean is exact in any arithmetic
+    augmented = torch.tensor([[0.0, 0.0], [1.0, 5.0], [8.0, 1.0]])
+    check([train, augmented, torch.tensor([[2.0, 3.0], [0.5, 0.5]])], assert_close)
+    check([train[:1], augmented[:1], train[:1]], assert_close)
+
+
+@pytest.mark.parametrize("needed", [*itertools.product([False, True], repeat=3)])
+def test_only_what_is_needed(needed, assert_close):
+    check(problem("small", torch.float32), assert_close, needed)
+
+
+def test_numbers_that_are_not_finite():
+    for position, value in itertools.product(range(3), (torch.nan, torch.inf)):
+        sets = problem("small", torch.float32)
+        sets[position][1, 1] = value
+        assert kernels.mean_distance_loss(*sets)[0].isnan()
+
+
+def test_no_dimensions():
+    loss, memo = kernels.mean_distance_loss(*(torch.empty(2, 0) for _ in range(3)))
+    assert loss == 0 and not memo.any()
+    sets = [torch.empty(n, 0) for n in (1, 2, 3)]
+    grads = kernels.mean_distance_loss_backward(loss, memo, *sets, [True] * 3)
+    assert [part.shape for part in grads] == [rows.shape for rows in sets]
+
+
+def test_the_same_call_gives_the_same_bits(chunk):
+    sets = problem("many rows", torch.float32)
+    loss, memo = kernels.mean_distance_loss(*sets)
+    again, memo_again = kernels.mean_distance_loss(*sets)
+    assert torch.equal(loss, again) and torch.equal(memo, memo_again)
+
+
+@triton.jit
+def _one_row(rows, result, row, D, COLUMNS: tl.constexpr):
+    column = tl.arange(0, COLUMNS)
+    numbers, _ = kernels._rows(rows, row, row + 1, column, D, 1)
+    tl.store(result + column, tl.sum(numbers, 0), column < D)
+
+
+def test_offsets_beyond_32_bits(tmp_path):
+    step = 2**30 + 8
+    file = tmp_path / "sparse"  # its pages do not exist until they are written
+    rows = torch.from_file(str(file), shared=True, size=2 * step + 8, dtype=torch.float32)
+    rows[2 * step : 2 * step + 4] = torch.arange(1.0, 5.0)
+    result = torch.zeros(4)
+    _one_row[(1,)](rows, result, 2, step, COLUMNS=4)
+    assert result.tolist() == [1, 2, 3, 4]
+
+
+def test_derivatives_through_the_operator(interpreted, chunk):
+    inputs = tuple(rows.requires_grad_() for rows in problem("small", torch.float64))
+    torch.autograd.gradcheck(interpreted.mean_distance_loss, inputs, fast_mode=True)
+    torch.autograd.gradgradcheck(interpreted.mean_distance_loss, inputs, fast_mode=True)
+    assert torch.equal(
+        interpreted.mean_distance_loss(*inputs), kernels.mean_distance_loss(*inputs)[0]
+    )
