@@ -149,12 +149,6 @@ def _saturated(value, LARGEST: tl.constexpr):
 
 
 @triton.jit
-def _store_part(part, value):
-    """Store in float64, limited so that sums of parts have no Inf - Inf."""
-    tl.store(part, _saturated(value, 2.0**1000))
-
-
-@triton.jit
 def _backward(
     grad,
     image,
@@ -242,11 +236,11 @@ def _backward(
         l21 = tl.load(shape + 1).to(tl.float64)
         tiles = tl.cast(pictures, tl.int64) * row_tiles * column_tiles
         parts += program
-        _store_part(parts, (s12 * per_l22 * l21 - s11) * per_l11)
-        _store_part(parts + tiles, -s12 * per_l22)
-        _store_part(parts + 2 * tiles, -s22 * per_l22)
-        _store_part(parts + 3 * tiles, (s2 * per_l22 * l21 - s1) * per_l11)
-        _store_part(parts + 4 * tiles, -s2 * per_l22)
+        tl.store(parts, (s12 * per_l22 * l21 - s11) * per_l11)
+        tl.store(parts + tiles, -s12 * per_l22)
+        tl.store(parts + 2 * tiles, -s22 * per_l22)
+        tl.store(parts + 3 * tiles, (s2 * per_l22 * l21 - s1) * per_l11)
+        tl.store(parts + 4 * tiles, -s2 * per_l22)
 
 
 @triton.jit
