@@ -75,8 +75,7 @@ INLINE T exp_of_minus(T q) {
 template <typename T>
 struct PatchRow {
   int64_t begin = 0, end = 0;  // outside of these columns p is 0
-  int64_t anchor = 0;
-  T w1 = 0, first = 0, step = 0;
+  T anchor = 0, w1 = 0, first = 0, step = 0;
 
   PatchRow(const T* shape, const T* center, int64_t row, int64_t height, int64_t width) {
     const double l11 = shape[0], l21 = shape[1], l22 = shape[2];
@@ -95,15 +94,13 @@ struct PatchRow {
     end = static_cast<int64_t>(right) + 1;
     const double near = std::min(std::max(std::round(axis), left), right);
     const double slope = 1 / (double(width) * l22);
-    anchor = static_cast<int64_t>(near);
+    anchor = static_cast<T>(near);
     w1 = static_cast<T>(offset);
     first = static_cast<T>((near - axis) * slope);
     step = static_cast<T>(slope);
   }
 
-  INLINE T w2(int64_t column) const {
-    return first + static_cast<T>(static_cast<int32_t>(column - anchor)) * step;
-  }
+  INLINE T w2(T column) const { return first + (column - anchor) * step; }
   INLINE T value(T w2) const { return exp_of_minus(w1 * w1 + w2 * w2); }
 };
 

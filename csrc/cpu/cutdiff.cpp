@@ -14,24 +14,24 @@ namespace {
 // Rows whose moments make one partial sum: a fixed number, so that threads change no bit.
 constexpr int64_t kRows = 16;
 
-// p and w2 on the columns of a row where p is not 0, each `repeat` times.
+// p and w2 of the elements of a row from row.begin on; `repeat` neighbours share a column.
 template <typename T>
-struct Columns {
-  std::vector<T> p, w2;
-  explicit Columns(int64_t size) : p(size), w2(size) {}
+struct Elements {
+  std::vector<T> p, w2, column;
+
+  Elements(int64_t width, int64_t repeat)
+      : p(width * repeat), w2(width * repeat), column(width * repeat) {
+    for (int64_t k = 0; k < width * repeat; ++k) column[k] = static_cast<T>(k / repeat);
+  }
 
   INLINE void fill(const PatchRow<T>& row, int64_t repeat) {
-    T* ps = p.data();
-    T* ws = w2.data();
-    const int64_t count = row.end - row.begin;
-    for (int64_t k = 0; k < count; ++k) ws[k] = row.w2(row.begin + k);
-    for (int64_t k = 0; k < count; ++k) ps[k] = row.value(ws[k]);
-    if (repeat == 1) return;
-    for (int64_t k = count - 1; k >= 0; --k) {  // from the end: in place
-      for (int64_t r = repeat - 1; r >= 0; --r) {
-        ps[k * repeat + r] = ps[k];
-        ws[k * repeat + r] = ws[k];
-      }
+    const int64_t count = (row.end - row.begin) * repeat;
+    const T* RESTRICT columns = column.data() + row.begin * repeat;
+    T* RESTRICT ps = p.data();
+    T* RESTRICT ws = w2.data();
+    for (int64_t k = 0; k < count; ++k) {
+      ws[k] = row.w2(columns[k]);
+      ps[k] = row.value(ws[k]);
     }
   }
 };
@@ -60,15 +60,15 @@ void forward(const Tensor& image, const Tensor& shape, const Tensor& center, Ten
   const int64_t y_stride = interleaved ? 1 : y.column_stride;
   torch::stable::parallel_for(
       0, x.batch * x.height, tasks_per_thread(runs * size), [&](int64_t begin, int64_t end) {
-        Columns<T> columns(size);
+        Elements<T> elements(x.width, repeat);
         vectorised([&]() INLINE_LAMBDA {
           for (int64_t task = begin; task < end; ++task) {
             const int64_t b = task / x.height, i = task % x.height;
             const PatchRow<T> row(shapes[b], centers[b], i, x.height, x.width);
-            columns.fill(row, repeat);
+            elements.fill(row, repeat);
             for (int64_t c = 0; c < runs; ++c) {
               cut_run(x.row(b, c, i), x_stride, y.row(b, c, i), y_stride, size,
-                      row.begin * repeat, row.end * repeat, columns.p.data());
+                      row.begin * repeat, row.end * repeat, elements.p.data());
             }
           }
         });
@@ -80,20 +80,19 @@ template <typename Scalar, typename T>
 INLINE void add_run(const Scalar* x, int64_t x_stride, const Scalar* g, int64_t g_stride,
                     int64_t count, const T* p, bool first, T* sum) {
   const auto all = [=](int64_t xs, int64_t gs) INLINE_LAMBDA {
-    if (first) {
-      for (int64_t k = 0; k < count; ++k) sum[k] = inside(T(x[k * xs]), p[k]) ? T(g[k * gs]) : T(0);
-    } else {
-      for (int64_t k = 0; k < count; ++k) sum[k] += inside(T(x[k * xs]), p[k]) ? T(g[k * gs]) : T(0);
+    for (int64_t k = 0; k < count; ++k) {
+      const T value = T(g[k * gs]), before = first ? T(0) : sum[k];
+      sum[k] = before + (inside(T(x[k * xs]), p[k]) ? value : T(0));
     }
   };
   x_stride == 1 && g_stride == 1 ? all(1, 1) : all(x_stride, g_stride);
 }
 
 template <typename T>
-INLINE void add_moments(const PatchRow<T>& row, const Columns<T>& columns, const T* sum,
+INLINE void add_moments(const PatchRow<T>& row, const Elements<T>& elements, const T* sum,
                         int64_t count, Moments& moments) {
-  const T* p = columns.p.data();
-  const T* w2 = columns.w2.data();
+  const T* p = elements.p.data();
+  const T* w2 = elements.w2.data();
   T m0[kLanes] = {}, m1[kLanes] = {}, m2[kLanes] = {};
   const auto add = [&](int64_t k, int lane) INLINE_LAMBDA {
     const T weight = p[k] * sum[k], first = weight * w2[k];
@@ -144,7 +143,7 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
   std::vector<Moments> partial(x.batch * chunks);
   torch::stable::parallel_for(
       0, x.batch * chunks, tasks_per_thread(kRows * runs * size), [&](int64_t begin, int64_t end) {
-        Columns<T> columns(size);
+        Elements<T> elements(x.width, repeat);
         std::vector<T> sum(size);
         vectorised([&]() INLINE_LAMBDA {
           for (int64_t task = begin; task < end; ++task) {
@@ -153,8 +152,8 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
               const PatchRow<T> row(shapes[b], centers[b], i, x.height, x.width);
               const int64_t from = row.begin * repeat, to = row.end * repeat;
               if (from == to && !wants_image) continue;
-              columns.fill(row, repeat);
-              const T* p = columns.p.data();
+              elements.fill(row, repeat);
+              const T* p = elements.p.data();
               for (int64_t c = 0; c < runs; ++c) {
                 const Scalar* xs = x.row(b, c, i);
                 const Scalar* gs = g.row(b, c, i);
@@ -167,7 +166,7 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
                 }
               }
               if (wants_moments && runs > 0) {
-                add_moments(row, columns, sum.data(), to - from, partial[task]);
+                add_moments(row, elements, sum.data(), to - from, partial[task]);
               }
             }
           }

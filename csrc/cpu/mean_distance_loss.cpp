@@ -169,7 +169,8 @@ struct Sums {
   }
 };
 
-// First sweep: the means, the unit, and |Zc|^2 in units, or NaN where it would have too few digits.
+// First sweep: the means, the unit, and |Zc|^2 in units, or NaN where a digit or more would cancel
+// or squares would not fit.
 // Rows are taken from the first one of their set, so that equal rows have just that as their mean.
 template <typename T>
 double means(const Chunks<T>& chunks, const Memo<T>& memo) {
@@ -226,8 +227,7 @@ double means(const Chunks<T>& chunks, const Memo<T>& memo) {
   constexpr int limit = std::numeric_limits<T>::max_exponent - 2;
   exponent = std::max(std::min(exponent, limit), -limit);
   memo.unit() = static_cast<T>(std::ldexp(1.0, exponent));
-  constexpr double digits_kept = sizeof(T) == 4 ? 1e-6 : 0.1;
-  return square > digits_kept * lost ? std::ldexp(std::ldexp(square, -exponent), -exponent)
+  return square > lost / 16 ? std::ldexp(std::ldexp(square, -exponent), -exponent)
                                      : std::numeric_limits<double>::quiet_NaN();
 }
 

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cstring>
+#include <memory>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -146,7 +147,7 @@ template <typename T, typename Scalar, typename F>
 INLINE void for_each_pixel(const RowOfSources<T>& s, const Pictures<const Scalar>& x,
                            const Scalar* plane, const F& f) {
   const int64_t row_stride = x.row_stride, column_stride = x.column_stride;
-  const auto border = [&](int k) INLINE_LAMBDA {
+  const auto border = [&](int64_t k) INLINE_LAMBDA {
     const auto at = [&](int down, int right) INLINE_LAMBDA {
       const int64_t row = s.rows[k] + down, column = s.columns[k] + right;
       const bool there = row >= 0 && row < x.height && column >= 0 && column < x.width;
@@ -154,8 +155,8 @@ INLINE void for_each_pixel(const RowOfSources<T>& s, const Pictures<const Scalar
     };
     f(k, Corners<T>{at(0, 0), at(0, 1), at(1, 0), at(1, 1)});
   };
-  for (int k = s.first; k < s.begin; ++k) border(k);
-  int k = s.begin;
+  for (int64_t k = s.first; k < s.begin; ++k) border(k);
+  int64_t k = s.begin;
 #if defined(__GNUC__) || defined(__clang__)
   if constexpr (std::is_same_v<T, float> && std::is_same_v<Scalar, float>) {
     if (column_stride == 1) {
@@ -175,15 +176,20 @@ template <typename Scalar, typename T>
 INLINE void write_row(const RowOfSources<T>& s, const Pictures<const Scalar>& x,
                       const Scalar* plane, Scalar* y, int64_t y_stride) {
   const auto all = [&](int64_t stride) INLINE_LAMBDA {
-    for (int k = 0; k < s.first; ++k) y[k * stride] = Scalar(0);
-    for_each_pixel(s, x, plane, [&](int k, const auto& corners) INLINE_LAMBDA {
+    for (int64_t k = 0; k < s.first; ++k) y[k * stride] = Scalar(0);
+    for_each_pixel(s, x, plane, [&](int64_t k, const auto& corners) INLINE_LAMBDA {
       using V = std::remove_cv_t<decltype(corners.v00)>;
       constexpr int count = sizeof(V) / sizeof(T);
-      T values[count];
-      put(values, corners.value(take<V>(s.down + k), take<V>(s.right + k)));
-      for (int l = 0; l < count; ++l) y[(k + l) * stride] = Scalar(values[l]);
+      const V value = corners.value(take<V>(s.down + k), take<V>(s.right + k));
+      if (std::is_same_v<Scalar, T> && stride == 1) {
+        put(y + k, value);
+      } else {
+        T values[count];
+        put(values, value);
+        for (int l = 0; l < count; ++l) y[(k + l) * stride] = Scalar(values[l]);
+      }
     });
-    for (int k = s.last; k < s.count; ++k) y[k * stride] = Scalar(0);
+    for (int64_t k = s.last; k < s.count; ++k) y[k * stride] = Scalar(0);
   };
   y_stride == 1 ? all(1) : all(y_stride);
 }
@@ -203,7 +209,7 @@ void forward(const Tensor& image, const std::vector<double>& angles, Tensor& out
   const Tasks all(x, angles.size() == 1);
   torch::stable::parallel_for(
       0, all.count(), all.grain(x.channels), [&](int64_t begin, int64_t end) {
-        std::vector<RowOfSources<T>> sources(kTileRows);
+        const auto sources = std::make_unique_for_overwrite<RowOfSources<T>[]>(kTileRows);
         vectorised([&]() INLINE_LAMBDA {
           for (int64_t index = begin; index < end; ++index) {
             const Task task(all, index);
@@ -232,7 +238,7 @@ INLINE void add_slopes(const RowOfSources<T>& s, const Pictures<const Scalar>& x
   const auto all = [&](int64_t stride) INLINE_LAMBDA {
     T single = 0;
     T four[4] = {};
-    for_each_pixel(s, x, plane, [&](int k, const auto& corners) INLINE_LAMBDA {
+    for_each_pixel(s, x, plane, [&](int64_t k, const auto& corners) INLINE_LAMBDA {
       using V = std::remove_cv_t<decltype(corners.v00)>;
       constexpr int count = sizeof(V) / sizeof(T);
       T grad[count];
@@ -261,7 +267,7 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
   std::vector<double> partial(all.count());
   torch::stable::parallel_for(
       0, all.count(), all.grain(x.channels), [&](int64_t begin, int64_t end) {
-        std::vector<RowOfSources<T>> sources(kTileRows);
+        const auto sources = std::make_unique_for_overwrite<RowOfSources<T>[]>(kTileRows);
         vectorised([&]() INLINE_LAMBDA {
           for (int64_t index = begin; index < end; ++index) {
             const Task task(all, index);

@@ -156,6 +156,8 @@ def test_autocast_around_a_network(registration):
     image, shape, center = prepared(CASES["cutdiff"].inputs, torch.float32, registration.device)
     shape.requires_grad_()
     convolution = torch.nn.Conv2d(2, 3, 1, device=registration.device)
+    for parameter in convolution.parameters():  # so that what CutDiff receives lies within (0, 1)
+        torch.nn.init.constant_(parameter, 0.3)
     with torch.autocast(registration.device, torch.bfloat16):
         hidden = convolution(image)
         assert hidden.dtype == torch.bfloat16
