@@ -3,6 +3,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
+#include <limits>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -32,19 +34,23 @@ struct Chunks {
   explicit Chunks(const Set<T>* sets) : sets(sets) {
     first[0] = 0;
     for (int s = 0; s < 3; ++s) {
-      size[s] = std::max<int64_t>(32, (sets[s].rows + 31) / 32);
+      const int64_t least = s < 2 ? 64 : 32;  // a test row takes more work
+      size[s] = std::max<int64_t>(least, (sets[s].rows + 31) / 32);
       first[s + 1] = first[s] + (sets[s].rows + size[s] - 1) / size[s];
     }
   }
   int64_t count() const { return first[3]; }
 
-  // Calls f(chunk, set, first row, last row) for all chunks.
+  // Calls f(chunk, set, first row, last row) for all chunks from `from` on.
   template <typename F>
-  void parallel(const F& f) const {
-    const int64_t grain = tasks_per_thread(32 * sets[0].dimensions);
-    torch::stable::parallel_for(0, count(), grain, [&](int64_t begin, int64_t end) {
+  void parallel(int64_t from, const F& f) const {
+    const int64_t grain = tasks_per_thread(32 * sets[0].dimensions), count = first[3] - from;
+    torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
       vectorised([&]() INLINE_LAMBDA {
-        for (int64_t chunk = begin; chunk < end; ++chunk) {
+        for (int64_t index = begin; index < end; ++index) {
+          // Every other chunk first, so that two threads share each set.
+          const int64_t half = (count + 1) / 2;
+          const int64_t chunk = from + (index < half ? 2 * index : 2 * (index - half) + 1);
           const int s = chunk < first[1] ? 0 : (chunk < first[2] ? 1 : 2);
           const int64_t top = (chunk - first[s]) * size[s];
           f(chunk, s, top, std::min(top + size[s], sets[s].rows));
@@ -169,55 +175,78 @@ struct Sums {
   }
 };
 
-// First sweep: the means, the unit, and |Zc|^2 in units, or NaN where a digit or more would cancel
-// or squares would not fit.
+// The largest number, and infinity if any number is not finite.
+template <typename T>
+INLINE double largest(const T* values, int64_t count) {
+  T lanes[kLanes] = {}, sums[kLanes] = {};
+  const auto add = [&](int64_t k, int lane) INLINE_LAMBDA {
+    lanes[lane] = values[k] > lanes[lane] ? values[k] : lanes[lane];
+    sums[lane] += values[k] * T(0);  // NaN if the value is not finite
+  };
+  int64_t k = 0;
+  for (; k + kLanes <= count; k += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) add(k + lane, lane);
+  }
+  for (int lane = 0; k + lane < count; ++lane) add(k + lane, lane);
+  const double most = *std::max_element(lanes, lanes + kLanes);
+  return sum_of_lanes(sums) == 0 ? most : std::numeric_limits<double>::infinity();
+}
+
+// First sweep: the means, the unit, and |Zc|^2 in units, or NaN where squares leave the range.
 // Rows are taken from the first one of their set, so that equal rows have just that as their mean.
 template <typename T>
 double means(const Chunks<T>& chunks, const Memo<T>& memo) {
   const Set<T>* sets = chunks.sets;
   const int64_t dimensions = memo.dimensions;
-  std::vector<double> sums(chunks.count() * 2 * dimensions);
-  std::vector<T> most(chunks.count() * dimensions);
-  chunks.parallel([&](int64_t chunk, int s, int64_t top, int64_t bottom) INLINE_LAMBDA {
-    double* first = sums.data() + chunk * 2 * dimensions;
-    const Sums<T> of_chunk{first, first + dimensions, most.data() + chunk * dimensions};
+  const auto sums = std::make_unique_for_overwrite<double[]>(chunks.count() * 2 * dimensions);
+  const auto peaks = std::make_unique_for_overwrite<T[]>(chunks.count() * dimensions);
+  std::vector<double> spans(chunks.count());
+  chunks.parallel(0, [&](int64_t chunk, int s, int64_t top, int64_t bottom) INLINE_LAMBDA {
+    double* first = sums.get() + chunk * 2 * dimensions;
+    const Sums<T> of_chunk{first, first + dimensions, peaks.get() + chunk * dimensions};
+    std::fill_n(first, 2 * dimensions, 0.0);
+    std::fill_n(of_chunk.most, dimensions, T(0));
     const T* base = sets[s].data;
     int64_t i = top;
     for (; i + 4 <= bottom; i += 4) of_chunk.template add<4>(sets[s].row(i), base, dimensions);
     for (; i < bottom; ++i) of_chunk.template add<1>(sets[s].row(i), base, dimensions);
+    spans[chunk] = largest(of_chunk.most, dimensions);
   });
 
-  const T* origin = sets[0].data;
-  const double rows = double(sets[0].rows) + double(sets[1].rows) + double(sets[2].rows);
-  double span = 0;  // 0 if and only if all rows are equal, else near the largest difference
-  for (const T value : most) span = std::max(span, double(value));
-  Mean<T> of_set[2] = {memo.train(), memo.augmented()}, of_all = memo.all();
-  const double* of[3];  // the sums of each set, then those of the squares
-  for (int s = 0; s < 3; ++s) {
-    double* first = sums.data() + chunks.first[s] * 2 * dimensions;
-    gather(first, chunks.first[s + 1] - chunks.first[s], 2 * dimensions);
-    of[s] = first;
-  }
-  double square = 0, lost = 0;
-  for (int64_t d = 0; d < dimensions; ++d) {
-    double shift = 0, between[3];
+  const double counts[3] = {double(sets[0].rows), double(sets[1].rows), double(sets[2].rows)};
+  const double rows = counts[0] + counts[1] + counts[2];
+  double span = *std::max_element(spans.begin(), spans.end());  // 0: all rows of each set are equal
+  double square = 0;
+  vectorised([&]() INLINE_LAMBDA {
+    double* of[3];  // the sums of each set, then those of the squares
     for (int s = 0; s < 3; ++s) {
-      between[s] = double(sets[s].data[d]) - double(origin[d]);
-      if (s < 2) of_set[s].set(d, sets[s].data[d], of[s][d] / double(sets[s].rows));
-      shift += of[s][d] + between[s] * double(sets[s].rows);
-      span = std::max(span, std::fabs(between[s]));
+      of[s] = sums.get() + chunks.first[s] * 2 * dimensions;
+      gather(of[s], chunks.first[s + 1] - chunks.first[s], 2 * dimensions);
     }
-    shift /= rows;
-    if (!std::isfinite(shift)) span = std::numeric_limits<double>::infinity();
-    of_all.set(d, origin[d], shift);
-    for (int s = 0; s < 3; ++s) {
-      const double apart = between[s] - shift;  // of the set's first row from the mean
-      const double positive = of[s][dimensions + d] + apart * apart * double(sets[s].rows);
-      square += positive + 2 * apart * of[s][d];
-      lost += positive;
+    T* between = peaks.get();  // is free by now
+    const T *train = sets[0].data, *augmented = sets[1].data, *test = sets[2].data;
+    Mean<T> of_train = memo.train(), of_augmented = memo.augmented(), of_all = memo.all();
+    double lanes[kLanes] = {};
+    for (int64_t d = 0; d < dimensions; ++d) {
+      const double origin = train[d], apart[3] = {0, augmented[d] - origin, test[d] - origin};
+      double shift = 0;
+      for (int s = 0; s < 3; ++s) shift += of[s][d] + apart[s] * counts[s];
+      shift /= rows;
+      of_train.set(d, origin, of[0][d] / counts[0]);
+      of_augmented.set(d, augmented[d], of[1][d] / counts[1]);
+      of_all.set(d, origin, shift);
+      between[d] = static_cast<T>(std::max(std::fabs(apart[1]), std::fabs(apart[2])));
+      double squares = 0;
+      for (int s = 0; s < 3; ++s) {
+        const double off = apart[s] - shift;
+        squares += of[s][dimensions + d] + off * (2 * of[s][d] + off * counts[s]);
+      }
+      lanes[d % kLanes] += squares;
     }
-  }
-  // 0: all rows are equal. NaN: some are not finite.
+    span = std::max(span, largest(between, dimensions));
+    square = sum_of_lanes(lanes);
+  });
+  // 0: all rows are equal. NaN: some are not finite, or their differences are not.
   if (!std::isfinite(span) || span == 0) {
     memo.unit() = span == 0 ? T(0) : std::numeric_limits<T>::quiet_NaN();
     return span;
@@ -227,8 +256,9 @@ double means(const Chunks<T>& chunks, const Memo<T>& memo) {
   constexpr int limit = std::numeric_limits<T>::max_exponent - 2;
   exponent = std::max(std::min(exponent, limit), -limit);
   memo.unit() = static_cast<T>(std::ldexp(1.0, exponent));
-  return square > lost / 16 ? std::ldexp(std::ldexp(square, -exponent), -exponent)
-                                     : std::numeric_limits<double>::quiet_NaN();
+  const bool fits = square > 1e-280 && square < 1e300;
+  return fits ? std::ldexp(std::ldexp(square, -exponent), -exponent)
+              : std::numeric_limits<double>::quiet_NaN();
 }
 
 template <typename T>
@@ -249,8 +279,8 @@ void forward(const Set<T>* sets, const Memo<T>& memo, T* loss) {
   std::vector<double> squares(chunks.count()), distances(chunks.count());
   std::vector<double> vectors((chunks.count() - of_test) * 2 * dimensions);
   const Mean<T> train = memo.train(), augmented = memo.augmented(), all = memo.all();
-  chunks.parallel([&](int64_t chunk, int s, int64_t top, int64_t bottom) INLINE_LAMBDA {
-    if (s < 2 && square_known) return;
+  const int64_t from = square_known ? of_test : 0;
+  chunks.parallel(from, [&](int64_t chunk, int s, int64_t top, int64_t bottom) INLINE_LAMBDA {
     double from_all = 0, distance = 0;
     for (int64_t i = top; i < bottom; ++i) {
       const T* row = sets[s].row(i);
@@ -299,7 +329,7 @@ void backward(const Set<T>* sets, const Memo<T>& memo, T grad, T* const* gradien
   const T shrink = T(-loss / (total * total) * grad / unit);
   const T per_unit = T(1 / unit);
   const Mean<T> train = memo.train(), augmented = memo.augmented(), all = memo.all();
-  chunks.parallel([&](int64_t, int s, int64_t top, int64_t bottom) INLINE_LAMBDA {
+  chunks.parallel(0, [&](int64_t, int s, int64_t top, int64_t bottom) INLINE_LAMBDA {
     if (gradients[s] == nullptr) return;
     for (int64_t i = top; i < bottom; ++i) {
       const T* row = sets[s].row(i);

@@ -17,7 +17,7 @@ namespace {
 
 // A tile's coordinates are calculated once, for all channels and, under a shared angle, for this
 // many pictures. It is small enough that what it reads stays in the first cache at every angle.
-constexpr int kTileRows = 16, kTileColumns = 128, kPictures = 16;
+constexpr int kTileRows = 32, kTileColumns = 128, kPictures = 16;
 
 // How the work is cut into tasks, by sizes alone, so that threads change no bit.
 struct Tasks {
@@ -35,7 +35,8 @@ struct Tasks {
   int64_t tiles() const { return tile_rows * tile_columns; }
   int64_t count() const { return (batch + pictures - 1) / pictures * tiles(); }
   int64_t grain(int64_t channels) const {
-    return tasks_per_thread(std::min(pictures, batch) * channels * std::min<int64_t>(height, kTileRows) *
+    return tasks_per_thread(std::min(pictures, batch) * channels *
+                            std::min<int64_t>(height, kTileRows) *
                             std::min<int64_t>(width, kTileColumns));
   }
 };
@@ -62,7 +63,7 @@ struct Planes {
   Planes(const Pictures<Scalar>& x, const Task& task)
       : first(task.first), channels(x.channels), count((task.last - task.first) * x.channels) {}
 
-  // Row `i` of plane `n`, or of the last one.
+  // Row `i` of plane `n`, or of the last one there is.
   template <typename Scalar>
   Scalar* of(const Pictures<Scalar>& x, int64_t n, int64_t i) const {
     n = std::min(n, count - 1);
@@ -194,7 +195,8 @@ INLINE void write_row(const RowOfSources<T>& s, const Pictures<const Scalar>& x,
   y_stride == 1 ? all(1) : all(y_stride);
 }
 
-// Asks for what the next plane will be read at; at an angle no hardware foresees it.
+// Asks for what the next plane will be read at: at an angle no hardware foresees it. Pictures that
+// fit the first cache need no such help.
 template <typename T, typename Scalar>
 INLINE void prefetch(const RowOfSources<T>& s, const Scalar* plane) {
 #if defined(__GNUC__) || defined(__clang__)
@@ -207,6 +209,7 @@ void forward(const Tensor& image, const std::vector<double>& angles, Tensor& out
   const auto x = read<Scalar>(image);
   const auto y = write<Scalar>(out);
   const Tasks all(x, angles.size() == 1);
+  const bool large = all.tiles() > 2;
   torch::stable::parallel_for(
       0, all.count(), all.grain(x.channels), [&](int64_t begin, int64_t end) {
         const auto sources = std::make_unique_for_overwrite<RowOfSources<T>[]>(kTileRows);
@@ -219,11 +222,11 @@ void forward(const Tensor& image, const std::vector<double>& angles, Tensor& out
             }
             const Planes planes(x, task);
             for (int64_t n = 0; n < planes.count; ++n) {
-              for (int i = task.top; i < task.bottom; ++i) {
-                const auto& row = sources[i - task.top];
-                prefetch(row, planes.of(x, n + 1, 0));
-                write_row(row, x, planes.of(x, n, 0),
-                          planes.of(y, n, i) + task.left * y.column_stride, y.column_stride);
+              const Scalar *plane = planes.of(x, n, 0), *next = planes.of(x, n + 1, 0);
+              Scalar* to = planes.of(y, n, task.top) + task.left * y.column_stride;
+              for (int k = 0; k < task.bottom - task.top; ++k) {
+                if (large) prefetch(sources[k], next);
+                write_row(sources[k], x, plane, to + k * y.row_stride, y.column_stride);
               }
             }
           }
@@ -264,6 +267,7 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
   const auto x = read<Scalar>(image), g = read<Scalar>(grad);
   const bool shared = angles.size() == 1;
   const Tasks all(x, shared);
+  const bool large = all.tiles() > 2;
   std::vector<double> partial(all.count());
   torch::stable::parallel_for(
       0, all.count(), all.grain(x.channels), [&](int64_t begin, int64_t end) {
@@ -278,11 +282,11 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
             double sums[4] = {};
             const Planes planes(x, task);
             for (int64_t n = 0; n < planes.count; ++n) {
-              for (int i = task.top; i < task.bottom; ++i) {
-                const auto& row = sources[i - task.top];
-                prefetch(row, planes.of(x, n + 1, 0));
-                add_slopes(row, x, planes.of(x, n, 0),
-                           planes.of(g, n, i) + task.left * g.column_stride, g.column_stride, sums);
+              const Scalar *plane = planes.of(x, n, 0), *next = planes.of(x, n + 1, 0);
+              const Scalar* from = planes.of(g, n, task.top) + task.left * g.column_stride;
+              for (int k = 0; k < task.bottom - task.top; ++k) {
+                if (large) prefetch(sources[k], next);
+                add_slopes(sources[k], x, plane, from + k * g.row_stride, g.column_stride, sums);
               }
             }
             partial[index] = sums[0] + sums[1] + sums[2] + sums[3];

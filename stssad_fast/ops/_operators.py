@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function
 
 LIBRARY = torch.library.Library("stssad_fast", "DEF")
@@ -102,11 +103,11 @@ def differentiable(
             if grad is None:
                 return (None,) * len(arguments)
             needed = list(ctx.needs_input_grad)
-            inputs = ctx.saved_tensors[: len(arguments)]
+            saved = ctx.saved_tensors
+            inputs, notes = saved[: len(arguments)], saved[len(arguments) :]
             if torch.is_grad_enabled():
                 found = backward(grad, *inputs)
             else:
-                notes = ctx.saved_tensors[len(arguments) :]
                 found = operator_backward(grad, *notes, *inputs, needed)
             return tuple(
                 part if wanted else None for part, wanted in zip(found, needed, strict=True)
@@ -141,13 +142,21 @@ def differentiable(
             slope = transpose(directions)[0]
             return (slope, torch.zeros_like(notes[0])) if memo else slope
 
+    # What Function.apply comes to outside of torch.func. Before, it binds default arguments by
+    # `inspect`, which takes longer than a small kernel.
+    apply_directly = super(Function, DifferentiableForward).apply
+
     def apply(*inputs: Tensor) -> Tensor:
-        function = Differentiable if torch.compiler.is_compiling() else DifferentiableForward
-        if memo is None:
-            result: Tensor = function.apply(*inputs)
+        if memo is not None:
+            inputs = tuple(value.contiguous() for value in inputs)
+        if torch.compiler.is_compiling():
+            result = Differentiable.apply(*inputs)
+        elif torch._C._are_functorch_transforms_active():
+            result = DifferentiableForward.apply(*inputs)
         else:
-            result = function.apply(*(value.contiguous() for value in inputs))[0]
-        return result
+            result = apply_directly(*unwrap_dead_wrappers(inputs))
+        found: Tensor = result if memo is None else result[0]
+        return found
 
     return apply
 
@@ -196,7 +205,10 @@ def check_floating(value: Any, name: str, dimensions: str) -> None:
 
 def check_finite(value: Tensor, name: str) -> None:
     """Raise ValueError if a CPU tensor holds NaN or Inf; elsewhere looking would cost a sync."""
-    if holds(value, lambda numbers: not torch.isfinite(numbers).all()):
+    # The sum is finite only if all numbers are; it may overflow, hence the second look.
+    if holds(value, lambda numbers: not math.isfinite(numbers.sum())) and holds(
+        value, lambda numbers: not torch.isfinite(numbers).all()
+    ):
         raise ValueError(f"{name} has NaN or infinite values; expected finite numbers")
 
 

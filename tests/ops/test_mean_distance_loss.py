@@ -130,21 +130,18 @@ def test_a_large_mean_keeps_the_digits(backend, counts, assert_close):
             assert_close(f / largest, e / largest)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("which", range(3))
-@pytest.mark.parametrize("distance", [30.0, 1e3])
-def test_a_first_row_far_from_the_others(kernel, distance, which, dtype, assert_close):
-    """Kernels measure rows from the first one of their set: the sum of squares must not suffer."""
+@pytest.mark.parametrize("distance", [30.0, 1e3, 1e6])
+def test_a_first_row_far_from_the_others(kernel, distance, which, assert_close):
+    """Kernels measure rows from the first one of their set, which must cost no digits."""
     sets = draw((500, 500, 500), 16)
     sets[which][0] += distance
-    sets = [s.to(dtype) for s in sets]
+    sets = [s.float() for s in sets]
     found = loss_and_gradients(kernel.mean_distance_loss, *sets)
     expected = loss_and_gradients(reference.mean_distance_loss, *(s.double() for s in sets))
     for f, e in zip(found, expected, strict=True):
         largest = e.abs().max().item()
-        assert_close((f / largest).to(dtype), e / largest)
-        if dtype == torch.float64:
-            return  # in a gradient the rounding of the mean, 1e-16 times the distance, shows
+        assert_close(f / largest, e / largest)
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-160, 1e160, 1e200])
