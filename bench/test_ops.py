@@ -42,7 +42,11 @@ from bench import baselines
 # Largest error of a result, absolute (the pictures lie in [0, 1]), and of a gradient, in units of
 # its largest entry. A rotation reads at coordinates up to 256, whose rounding shows in the result.
 RESULT = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2**-8}
-RESULT_OF_ROTATE = {torch.float64: 1e-12, torch.float32: 5e-5}
+# The loss is a quotient of sums over many rows.
+RESULT_OF = {
+    "rotate": {torch.float64: 1e-12, torch.float32: 5e-5},
+    "mean_distance_loss": {torch.float32: 1e-5},
+}
 GRADIENT = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 1e-4}
 
 COLUMNS = ("ours", "reference", "eager", "compile", "floor")
@@ -206,7 +210,7 @@ def difference(case, found, expected):
     """What is wrong with a result and gradients; empty if nothing is."""
     for index, (value, right) in enumerate(zip(found, expected, strict=True)):
         if index == 0:
-            limit = (RESULT_OF_ROTATE if case.op == "rotate" else RESULT)[case.dtype]
+            limit = RESULT_OF.get(case.op, RESULT)[case.dtype]
         else:
             limit = GRADIENT[case.dtype] * right.abs().max().item()
         error = (value.double() - right).abs().max().item()

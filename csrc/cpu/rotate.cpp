@@ -17,7 +17,7 @@ namespace {
 
 // A tile's coordinates are calculated once, for all channels and, under a shared angle, for this
 // many pictures. It is small enough that what it reads stays in the first cache at every angle.
-constexpr int kTileRows = 32, kTileColumns = 128, kPictures = 16;
+constexpr int kTileRows = 32, kTileColumns = 64, kPictures = 16;
 
 // How the work is cut into tasks, by sizes alone, so that threads change no bit.
 struct Tasks {
@@ -57,16 +57,19 @@ struct Task {
 
 // The planes of a task one after the other: all channels of a picture, then the next picture.
 struct Planes {
-  int64_t first, channels, count;
+  int64_t first, channels, count, there;
 
   template <typename Scalar>
   Planes(const Pictures<Scalar>& x, const Task& task)
-      : first(task.first), channels(x.channels), count((task.last - task.first) * x.channels) {}
+      : first(task.first),
+        channels(x.channels),
+        count((task.last - task.first) * x.channels),
+        there((x.batch - task.first) * x.channels) {}
 
-  // Row `i` of plane `n`, or of the last one there is.
+  // Row `i` of plane `n`, which may lie behind the task's, or of the batch's last one.
   template <typename Scalar>
   Scalar* of(const Pictures<Scalar>& x, int64_t n, int64_t i) const {
-    n = std::min(n, count - 1);
+    n = std::min(n, there - 1);
     return x.row(first + n / channels, n % channels, i);
   }
 };
@@ -195,12 +198,27 @@ INLINE void write_row(const RowOfSources<T>& s, const Pictures<const Scalar>& x,
   y_stride == 1 ? all(1) : all(y_stride);
 }
 
-// Asks for what the next plane will be read at: at an angle no hardware foresees it. Pictures that
-// fit the first cache need no such help.
-template <typename T, typename Scalar>
-INLINE void prefetch(const RowOfSources<T>& s, const Scalar* plane) {
+// Asks for `count` elements that come next.
+template <int for_writing, typename Scalar>
+INLINE void prefetch(const Scalar* from, int64_t stride, int64_t count) {
 #if defined(__GNUC__) || defined(__clang__)
-  for (int k = s.begin; k < s.end; k += 4) __builtin_prefetch(plane + s.offsets[k]);
+  constexpr int line = 64 / sizeof(Scalar);
+  for (int64_t k = 0; k < count; k += line) __builtin_prefetch(from + k * stride, for_writing);
+#endif
+}
+
+// Asks for what row k of a tile will read of the next plane. At an angle no hardware foresees it. A
+// small plane is fetched as a whole, a share with each row.
+template <typename T, typename Scalar>
+INLINE void prefetch_sources(const RowOfSources<T>* sources, int k, const Pictures<Scalar>& x,
+                             Scalar* plane) {
+#if defined(__GNUC__) || defined(__clang__)
+  const RowOfSources<T>& s = sources[k];
+  if (x.height <= kTileRows && x.width <= kTileColumns) {
+    prefetch<0>(plane + k * x.row_stride, x.column_stride, x.width);
+  } else {
+    for (int n = s.begin; n < s.end; n += 4) __builtin_prefetch(plane + s.offsets[n]);
+  }
 #endif
 }
 
@@ -209,7 +227,6 @@ void forward(const Tensor& image, const std::vector<double>& angles, Tensor& out
   const auto x = read<Scalar>(image);
   const auto y = write<Scalar>(out);
   const Tasks all(x, angles.size() == 1);
-  const bool large = all.tiles() > 2;
   torch::stable::parallel_for(
       0, all.count(), all.grain(x.channels), [&](int64_t begin, int64_t end) {
         const auto sources = std::make_unique_for_overwrite<RowOfSources<T>[]>(kTileRows);
@@ -224,8 +241,10 @@ void forward(const Tensor& image, const std::vector<double>& angles, Tensor& out
             for (int64_t n = 0; n < planes.count; ++n) {
               const Scalar *plane = planes.of(x, n, 0), *next = planes.of(x, n + 1, 0);
               Scalar* to = planes.of(y, n, task.top) + task.left * y.column_stride;
+              Scalar* after = planes.of(y, n + 1, task.top) + task.left * y.column_stride;
               for (int k = 0; k < task.bottom - task.top; ++k) {
-                if (large) prefetch(sources[k], next);
+                prefetch_sources(sources.get(), k, x, next);
+                prefetch<1>(after + k * y.row_stride, y.column_stride, sources[k].count);
                 write_row(sources[k], x, plane, to + k * y.row_stride, y.column_stride);
               }
             }
@@ -267,7 +286,6 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
   const auto x = read<Scalar>(image), g = read<Scalar>(grad);
   const bool shared = angles.size() == 1;
   const Tasks all(x, shared);
-  const bool large = all.tiles() > 2;
   std::vector<double> partial(all.count());
   torch::stable::parallel_for(
       0, all.count(), all.grain(x.channels), [&](int64_t begin, int64_t end) {
@@ -284,8 +302,10 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
             for (int64_t n = 0; n < planes.count; ++n) {
               const Scalar *plane = planes.of(x, n, 0), *next = planes.of(x, n + 1, 0);
               const Scalar* from = planes.of(g, n, task.top) + task.left * g.column_stride;
+              const Scalar* after = planes.of(g, n + 1, task.top) + task.left * g.column_stride;
               for (int k = 0; k < task.bottom - task.top; ++k) {
-                if (large) prefetch(sources[k], next);
+                prefetch_sources(sources.get(), k, x, next);
+                prefetch<0>(after + k * g.row_stride, g.column_stride, sources[k].count);
                 add_slopes(sources[k], x, plane, from + k * g.row_stride, g.column_stride, sums);
               }
             }
