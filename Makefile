@@ -8,20 +8,43 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*.cpp csrc/cuda/*.cu)
+SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/cpu/*.cpp csrc/cuda/*.cu)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test bench bench-check sanitize lint format clean
 
 help: ## List the commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | \
-		awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
+		awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 demo: $(STAMP) ## Tune two detectors on real pictures and write a report to runs/demo
 	$(BIN)/stssad-fast demo --out runs/demo
 
 test: lint ## Run every check that needs no GPU
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+bench: $(STAMP) ## Time the ops against eager PyTorch, torch.compile and kornia; update the README's table
+	mkdir -p runs
+	$(BIN)/python -m pytest bench/test_ops.py --benchmark-min-rounds=20 --benchmark-json=runs/bench.json
+	$(BIN)/python bench/tables.py runs/bench.json
+
+bench-check: $(STAMP) ## Fail if an op is more than 15 % slower than at an earlier commit: BASE=COMMIT
+	$(BIN)/python bench/check.py $(BASE)
+
+# A copy of the package with an instrumented extension; what the sanitizers find ends the test.
+SANITIZE := -fsanitize=address,undefined
+sanitize: $(STAMP) ## Run the native ops' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	rm -rf build/sanitize && mkdir -p build/sanitize
+	cp -r csrc kernels stssad_fast tests setup.py pyproject.toml README.md LICENSE build/sanitize
+	find build/sanitize \( -name '*.so' -o -name '*.pyd' \) -delete
+	cd build/sanitize && STSSAD_FAST_BUILD=cpu LDFLAGS='$(SANITIZE)' \
+		CFLAGS='$(SANITIZE) -fno-sanitize-recover=undefined -g1' \
+		$(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	cd build/sanitize && STSSAD_FAST_REQUIRE_NATIVE=1 OMP_NUM_THREADS=2 \
+		LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0:log_path=found UBSAN_OPTIONS=print_stacktrace=1:log_path=found \
+		$(CURDIR)/$(BIN)/python -m pytest -q -n 2 tests/ops -k 'native or arguments' || \
+		{ cat found.* >&2; exit 1; }
 
 lint: $(STAMP) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -1,8 +1,11 @@
 // The module stssad_fast._C. Loading it registers the operators; its own functions tell how it was built.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <torch/csrc/stable/version.h>
 
 #include <string>
+
+#include "cpu/simd.h"
 
 namespace py = pybind11;
 
@@ -34,6 +37,9 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The native operators of stssad_fast.";
+  m.def("simd_levels", &stssad_fast::simd_levels, "Instruction sets that this machine can run, the best one last.");
+  m.def("simd_level", &stssad_fast::simd_level, "The one in use.");
+  m.def("set_simd_level", &stssad_fast::set_simd_level, "Use another one: for tests and benchmarks.");
   m.def("build_info", &build_info,
         "How this module was built: torch, target (the oldest torch that loads it), compiler, flags.");
 }

@@ -29,7 +29,7 @@ def assert_close():
     def check(actual, expected):
         actual, expected = torch.as_tensor(actual), torch.as_tensor(expected)
         tolerance = max(TOLERANCE[actual.dtype], TOLERANCE[expected.dtype])
-        actual, expected = actual.detach().double(), expected.detach().double()
+        actual, expected = (value.detach().cpu().double() for value in (actual, expected))
         scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
         torch.testing.assert_close(actual, expected, atol=tolerance * scale, rtol=0)
 

@@ -1,14 +1,17 @@
 """What the three ops share: registration, the autograd Function, and checks of arguments."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function
 
 LIBRARY = torch.library.Library("stssad_fast", "DEF")
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def differentiable(
@@ -17,74 +20,106 @@ def differentiable(
     forward: Callable[..., Tensor],
     backward: Callable[..., tuple[Tensor, ...]],
     batched: Callable[..., Tensor],
+    memo: Callable[..., Tensor] | None = None,
+    library: torch.library.Library = LIBRARY,
 ) -> Callable[..., Tensor]:
     """Register ``stssad_fast::NAME`` and ``..._backward``, and join them for autograd.
 
     The reference is the implementation of both for every device; a kernel that is registered for
-    one device takes precedence there. The operators do first-order gradients. When a graph of the
-    backward is asked for, the backward is the reference's formula, which can be differentiated to
-    any order.
+    one device takes precedence there. The operators do first-order gradients: each is laid out in
+    memory as ``torch.empty_like`` of its argument, or has no elements where it is not needed. When
+    a graph of the backward is asked for, the backward is the reference's formula, which can be
+    differentiated to any order.
 
     Args:
         name: of the operator.
-        arguments: names of its tensor arguments.
-        forward: reference implementation; its result is like the first argument unless ``batched``
-            says otherwise.
+        arguments: names of its tensor arguments. Those of a picture operator come as they lie in
+            memory, those of an operator with a memo contiguous.
+        forward: reference implementation; its result is like the first argument, or a scalar for
+            an operator with a memo.
         backward: ``(grad, *arguments) -> one gradient per argument``, reference implementation.
         batched: ``(size, dims, *arguments) -> result`` with the dimension that vmap maps over in
             front; called with ``apply`` as keyword, the function that this one returns.
+        memo: ``(*arguments) -> zeros``, shaped like what the kernels' forward notes for their
+            backward: a second result of NAME, and an argument of NAME_backward behind ``grad``.
+            The reference neither writes nor reads it.
+        library: where to register.
 
     Returns:
         the differentiable function of the tensor arguments.
     """
     tensors = ", ".join(f"Tensor {argument}" for argument in arguments)
     gradients = ", ".join("Tensor" for _ in arguments)
-    LIBRARY.define(f"{name}({tensors}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.define(
-        f"{name}_backward(Tensor grad, {tensors}, bool[] needed) -> ({gradients})",
+    noted, note = ("(Tensor, Tensor)", "Tensor memo, ") if memo else ("Tensor", "")
+    library.define(f"{name}({tensors}) -> {noted}", tags=(torch.Tag.pt2_compliant_tag,))
+    library.define(
+        f"{name}_backward(Tensor grad, {note}{tensors}, bool[] needed) -> ({gradients})",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
 
-    def backward_where_needed(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-        *values, needed = inputs
-        found = backward(grad, *values)
+    def default(*inputs: Tensor) -> Any:
+        result = forward(*inputs)
+        return (result, memo(*inputs)) if memo else _laid_out_like(result, inputs[0])
+
+    def default_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        *values, needed = inputs[1:] if memo else inputs
         return tuple(
-            part.contiguous() if wanted else part.new_empty(0)
-            for part, wanted in zip(found, needed, strict=True)
+            _laid_out_like(part, value) if wanted else part.new_empty(0)
+            for part, value, wanted in zip(backward(grad, *values), values, needed, strict=True)
         )
 
-    for suffix, implementation in (("", forward), ("_backward", backward_where_needed)):
-        LIBRARY.impl(name + suffix, implementation, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"stssad_fast::{name}{suffix}", implementation, lib=LIBRARY)
-    operator = getattr(torch.ops.stssad_fast, name)
-    operator_backward = getattr(torch.ops.stssad_fast, f"{name}_backward")
+    def fake(*inputs: Tensor) -> Any:
+        return (inputs[0].new_empty(()), memo(*inputs)) if memo else torch.empty_like(inputs[0])
+
+    def fake_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        *values, needed = inputs[1:] if memo else inputs
+        return tuple(
+            torch.empty_like(value) if wanted else value.new_empty(0)
+            for value, wanted in zip(values, needed, strict=True)
+        )
+
+    library.impl(name, default, "CompositeExplicitAutograd")
+    library.impl(f"{name}_backward", default_backward, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{library.ns}::{name}", fake, lib=library)
+    torch.library.register_fake(f"{library.ns}::{name}_backward", fake_backward, lib=library)
+    namespace = getattr(torch.ops, library.ns)
+    operator = getattr(namespace, name).default
+    operator_backward = getattr(namespace, f"{name}_backward").default
 
     class Differentiable(Function):
         @staticmethod
-        def forward(*inputs: Tensor) -> Tensor:
-            result: Tensor = operator(*(value.contiguous() for value in inputs))
-            return result
+        def forward(*inputs: Tensor) -> Any:
+            return operator(*inputs)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            ctx.save_for_backward(*inputs)
-            ctx.save_for_forward(*inputs, output)
+        def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+            result, *notes = output if memo else (output,)
+            ctx.save_for_backward(*inputs, *notes)
+            ctx.save_for_forward(*inputs, result, *notes)
+            ctx.set_materialize_grads(False)
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+            if grad is None:
+                return (None,) * len(arguments)
             needed = list(ctx.needs_input_grad)
+            saved = ctx.saved_tensors
+            inputs, notes = saved[: len(arguments)], saved[len(arguments) :]
             if torch.is_grad_enabled():
-                found = backward(grad, *ctx.saved_tensors)
+                found = backward(grad, *inputs)
             else:
-                values = [value.contiguous() for value in (grad, *ctx.saved_tensors)]
-                found = operator_backward(*values, needed)
+                found = operator_backward(grad, *notes, *inputs, needed)
             return tuple(
                 part if wanted else None for part, wanted in zip(found, needed, strict=True)
             )
 
         @staticmethod
-        def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
-            return batched(info.batch_size, dims, *inputs, apply=apply), 0
+        def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, Any]:
+            result = batched(info.batch_size, dims, *inputs, apply=apply)
+            if memo is None:
+                return result, 0
+            # The mapped backward is the reference's; a kernel that read this would tell by NaN.
+            return (result, result.new_full((info.batch_size, 1), math.nan)), (0, 0)
 
     # Dynamo counts the parameters of `forward` to tell whether it takes a context.
     parameters = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_ONLY) for a in arguments]
@@ -93,9 +128,10 @@ def differentiable(
     class DifferentiableForward(Differentiable):
         # Dynamo refuses a Function with jvp, hence two classes.
         @staticmethod
-        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
             # The backward is linear in `grad`, and its transpose is the derivative itself.
-            *primals, output = ctx.saved_tensors
+            primals = ctx.saved_tensors[: len(arguments)]
+            output, *notes = ctx.saved_tensors[len(arguments) :]
             directions = tuple(
                 torch.zeros_like(primal) if tangent is None else tangent
                 for primal, tangent in zip(primals, tangents, strict=True)
@@ -103,14 +139,34 @@ def differentiable(
             transpose: Callable[..., tuple[Tensor]] = torch.func.vjp(
                 lambda grad: backward(grad, *primals), torch.zeros_like(output)
             )[1]
-            return transpose(directions)[0]
+            slope = transpose(directions)[0]
+            return (slope, torch.zeros_like(notes[0])) if memo else slope
+
+    # What Function.apply comes to outside of torch.func. Before, it binds default arguments by
+    # `inspect`, which takes longer than a small kernel.
+    apply_directly = super(Function, DifferentiableForward).apply
 
     def apply(*inputs: Tensor) -> Tensor:
-        function = Differentiable if torch.compiler.is_compiling() else DifferentiableForward
-        result: Tensor = function.apply(*inputs)
-        return result
+        if memo is not None:
+            inputs = tuple(value.contiguous() for value in inputs)
+        if torch.compiler.is_compiling():
+            result = Differentiable.apply(*inputs)
+        elif torch._C._are_functorch_transforms_active():
+            result = DifferentiableForward.apply(*inputs)
+        else:
+            result = apply_directly(*unwrap_dead_wrappers(inputs))
+        found: Tensor = result if memo is None else result[0]
+        return found
 
     return apply
+
+
+def _laid_out_like(result: Tensor, value: Tensor) -> Tensor:
+    """``result`` in the memory layout of ``torch.empty_like(value)``, which has its size."""
+    like = torch.empty_like(value, device="meta")
+    if result.stride() == like.stride():
+        return result
+    return torch.empty_like(value).copy_(result)
 
 
 def fold_batch(
@@ -137,26 +193,32 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def check_floating(value: Any, name: str, dimensions: str) -> None:
     """Raise unless ``value`` is a floating-point tensor with as many dimensions as are named."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+    if not isinstance(value, Tensor) or value.dtype not in FLOATING:
         found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{name} is {found}; expected a floating-point tensor {dimensions}")
+        raise TypeError(
+            f"{name} is {found}; expected a tensor {dimensions} of float32, float64, float16 "
+            "or bfloat16"
+        )
     if value.dim() != dimensions.count(",") + 1:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {dimensions}")
 
 
 def check_finite(value: Tensor, name: str) -> None:
     """Raise ValueError if a CPU tensor holds NaN or Inf; elsewhere looking would cost a sync."""
-    if _holds(value, lambda numbers: not torch.isfinite(numbers).all()):
+    # The sum is finite only if all numbers are; it may overflow, hence the second look.
+    if holds(value, lambda numbers: not math.isfinite(numbers.sum())) and holds(
+        value, lambda numbers: not torch.isfinite(numbers).all()
+    ):
         raise ValueError(f"{name} has NaN or infinite values; expected finite numbers")
 
 
 def check_positive(value: Tensor, name: str) -> None:
     """Raise ValueError if a CPU tensor holds anything but positive, finite numbers."""
-    if _holds(value, lambda numbers: not ((numbers > 0) & torch.isfinite(numbers)).all()):
+    if holds(value, lambda numbers: not ((numbers > 0) & torch.isfinite(numbers)).all()):
         raise ValueError(f"{name} has values that are not positive; expected finite numbers > 0")
 
 
-def _holds(value: Tensor, question: Callable[[Tensor], bool]) -> bool:
+def holds(value: Tensor, question: Callable[[Tensor], bool]) -> bool:
     """The answer for a tensor on the CPU outside of torch.compile, also under torch.func."""
     if torch.compiler.is_compiling() or value.device.type != "cpu":
         return False
@@ -175,7 +237,7 @@ def hyperparameter(value: Any, image: Tensor, trailing: tuple[int, ...], name: s
     dtype = arithmetic_dtype(image.dtype)
     if not isinstance(value, Tensor):
         value = torch.as_tensor(value, dtype=dtype, device=image.device)
-    if not value.is_floating_point():
+    if value.dtype not in FLOATING:
         raise TypeError(f"{name} is {value.dtype}; expected a floating-point tensor")
     if value.device != image.device:
         raise ValueError(f"{name} is on {value.device}, image on {image.device}; move one of them")

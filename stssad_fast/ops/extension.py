@@ -2,7 +2,8 @@
 
 Loading it registers the C++ kernels of the operators for the CPU. Without it every operator
 runs on its reference implementation. The environment variable ``STSSAD_FAST_NATIVE=0`` switches
-it off; it is read once, at the first question.
+it off, ``STSSAD_FAST_SIMD`` chooses the instruction set (portable, avx2 or avx512) that is
+otherwise the best of the machine; both are read once.
 """
 
 import importlib
@@ -50,7 +51,9 @@ def build_info() -> dict[str, str] | None:
 
 def status() -> str:
     """Return one sentence for a person: in use and how built, or not in use and why."""
-    if info := build_info():
-        built = f"built by {info['compiler']} with torch {info['torch']}"
-        return f"loaded; {built} for torch >= {info['target']}"
-    return f"{why_not()}"
+    module = _attempt()[0]
+    if module is None:
+        return f"{why_not()}"
+    info = module.build_info()
+    built = f"built by {info['compiler']} with torch {info['torch']}"
+    return f"loaded, {module.simd_level()}; {built} for torch >= {info['target']}"

@@ -1,5 +1,6 @@
 """The validation loss: mean distance after total-distance normalisation."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from stssad_fast.ops._operators import (
     check_finite,
     check_floating,
     differentiable,
+    holds,
 )
 
 
@@ -21,12 +23,18 @@ def _batched(
     return mapped
 
 
+def _memo(train: Tensor, augmented: Tensor, test: Tensor) -> Tensor:
+    # Each mean in two parts, the two sums of unit vectors, and four numbers: csrc/mean_distance.h.
+    return train.new_zeros(8 * train.shape[1] + 4)
+
+
 _mean_distance_loss = differentiable(
     "mean_distance_loss",
     ["train", "augmented", "test"],
     reference.mean_distance_loss,
     reference.mean_distance_loss_backward,
     _batched,
+    _memo,
 )
 
 
@@ -61,8 +69,15 @@ def mean_distance_loss(train: Tensor, augmented: Tensor, test: Tensor) -> Tensor
             )
         if rows.device != train.device:
             raise ValueError(f"{name} is on {rows.device}, train on {train.device}; move one")
-        check_finite(rows, name)
     dtype = arithmetic_dtype(
         torch.promote_types(torch.promote_types(train.dtype, augmented.dtype), test.dtype)
     )
-    return _mean_distance_loss(*(rows.to(dtype) for rows in sets.values()))
+    loss = _mean_distance_loss(*(rows.to(dtype) for rows in sets.values()))
+    # Finite embeddings have a finite loss, which is quicker to look at than all of them.
+    if holds(loss, lambda number: not math.isfinite(number)):
+        for name, rows in sets.items():
+            check_finite(rows, name)
+        raise ValueError(
+            f"the differences between embeddings overflow {dtype}; expected smaller numbers"
+        )
+    return loss

@@ -209,7 +209,7 @@ def _centred(
     sets = [train, augmented, test]
     rows = torch.cat(sets)
     constant = rows.detach()
-    equal = (constant == constant[:1]).all()
+    equal = (constant - constant[:1] == 0).all()  # not so for Inf
     rows = rows - constant.mean(0)
     unit = rows.detach().abs().amax() if rows.numel() else rows.new_zeros(())
     unit = torch.where(unit > 0, unit, 1.0)

@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+import torch
 from rich.console import Console
 
 from stssad_fast.cli import console, demo, info
@@ -40,6 +41,7 @@ def test_info(cli, monkeypatch):
     for word in ("torch", "native extension", "cutdiff", "rotate", "mean_distance_loss", "CUDA"):
         assert word in result.stdout
     monkeypatch.setattr(extension, "why_not", lambda: "not built")
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: False)
     reasons = {choice.why for choice in info.choices() if choice.device == "CPU"}
     assert "native extension not built" in reasons
 

@@ -1,14 +1,12 @@
-"""The compiled extension: it loads or tells why it does not, and it computes CutDiff."""
+"""The compiled extension: it loads or tells why it does not, and it registers its kernels."""
 
-import itertools
-import math
+import importlib
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
-from torch import Tensor
 
 import stssad_fast.ops  # noqa: F401  declares the operators that the extension implements
 from stssad_fast.ops import extension
@@ -19,38 +17,39 @@ needs_native = pytest.mark.skipif(
     not extension.load() and not REQUIRED, reason=f"native extension {extension.why_not()}"
 )
 
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-SHAPE = [0.21, -0.13, 0.09]
-CENTER = [0.4, 0.7]
 
-
-def formula(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
-    """CutDiff as it is written down, in float64 and without care for its edges."""
-    x, (l11, l21, l22), (m1, m2) = image.double(), shape.double().T, center.double().T
-    rows, columns = (torch.arange(1, n + 1, dtype=torch.float64) / n for n in x.shape[-2:])
-    w1 = (rows[:, None] - m1[:, None, None]) / l11[:, None, None]
-    w2 = (columns - m2[:, None, None] - l21[:, None, None] * w1) / l22[:, None, None]
-    return (x - torch.exp(-(w1**2) - w2**2)[:, None]).clamp(0, 1)
-
-
-def native(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
-    return torch.ops.stssad_fast.cutdiff(image, shape, center)
-
-
-def arguments(size, dtype=torch.float32, rows=(1, 1), seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
-    image = torch.rand(size, generator=generator, dtype=torch.float64).to(dtype)
-    shape = torch.tensor(SHAPE, dtype=arithmetic) * torch.linspace(1, 2, rows[0])[:, None]
-    center = torch.tensor(CENTER, dtype=arithmetic) * torch.linspace(1, 0.5, rows[1])[:, None]
-    return image, shape.to(arithmetic), center.to(arithmetic)
+@needs_native
+def test_is_loaded():
+    assert extension.load(), extension.why_not()
+    assert extension.why_not() is None
 
 
 @needs_native
-def test_is_loaded_and_registered():
-    assert extension.load(), extension.why_not()
-    assert extension.why_not() is None
-    assert torch._C._dispatch_has_kernel_for_dispatch_key("stssad_fast::cutdiff", "CPU")
+@pytest.mark.parametrize("suffix", ["", "_backward"])
+@pytest.mark.parametrize("op", ["cutdiff", "rotate", "mean_distance_loss"])
+def test_every_operator_has_a_kernel(op, suffix):
+    """Without it the reference would answer, and every test of values would pass."""
+    name = f"stssad_fast::{op}{suffix}"
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU")
+
+
+@needs_native
+def test_simd_levels():
+    module = importlib.import_module("stssad_fast._C")
+    levels, before = module.simd_levels(), module.simd_level()
+    assert levels[0] == "portable"
+    assert before in levels
+    try:
+        for level in levels:
+            module.set_simd_level(level)
+            assert module.simd_level() == level
+        with pytest.raises(
+            ValueError, match="SIMD level 'sse9' is not one of this machine's: port"
+        ):
+            module.set_simd_level("sse9")
+        assert module.simd_level() == levels[-1]
+    finally:
+        module.set_simd_level(before)
 
 
 @needs_native
@@ -60,80 +59,6 @@ def test_build_info():
     assert set(info) == {"torch", "target", "compiler", "flags"}
     assert info["target"] == "2.10"
     assert info["torch"] in extension.status()
-
-
-@needs_native
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "size", [(3, 2, 5, 7), (1, 1, 1, 1), (2, 3, 33, 17), (4, 1, 64, 64)], ids=str
-)
-def test_equals_the_formula(size, dtype, assert_close):
-    for rows in itertools.product((1, size[0]), repeat=2):
-        args = arguments(size, dtype, rows)
-        out = native(*args)
-        assert out.dtype == dtype
-        assert_close(out, formula(*args))
-
-
-@needs_native
-@pytest.mark.parametrize("size", [(0, 3, 8, 8), (2, 0, 8, 8), (2, 3, 0, 8), (2, 3, 8, 0)], ids=str)
-def test_empty(size):
-    assert native(*arguments(size)).shape == size
-
-
-@needs_native
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_singular_shape_has_no_patch(dtype):
-    image = arguments((1, 1, 8, 8), dtype)[0]
-    center = torch.tensor([[0.5, 0.5]], dtype=dtype)  # on pixel (3, 3): d = 0 there, whatever L
-    edge = torch.tensor(torch.finfo(dtype).tiny, dtype=torch.float64) ** 0.25
-    for value in (0.0, edge, -edge, float("nan")):
-        for position in (0, 2):
-            shape = torch.tensor([SHAPE], dtype=dtype)
-            shape[0, position] = value
-            assert torch.equal(native(image, shape, center), image)
-    shape = torch.tensor([[1.1 * edge, 0.0, 1.1 * edge]], dtype=dtype)
-    assert native(image, shape, center)[0, 0, 3, 3] == 0  # just regular: one pixel is cut
-
-
-@needs_native
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_extreme_shapes_never_give_nan(dtype):
-    image, _, center = arguments((1, 1, 6, 6), dtype)
-    large = torch.finfo(dtype).max / 4
-    values = (0.0, 1e-9, -1e-3, 1.0, 1e9, large, -large)
-    for shape in itertools.product(values, repeat=3):
-        out = native(image, torch.tensor([shape], dtype=dtype), center)
-        assert torch.isfinite(out).all(), shape
-
-
-@needs_native
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_no_patch_below_the_smallest_normal_number(dtype):
-    tiny = torch.finfo(dtype).tiny
-    image = torch.full((1, 1, 1, 1), 4 * tiny, dtype=dtype)
-    shape = torch.eye(1, 3, dtype=dtype)
-    shape[0, 2] = 1  # L = identity, and the only pixel lies at (1, 1)
-    for excess, expected in [(-0.1, 4 - math.exp(0.1)), (0.1, 4.0)]:
-        distance = math.sqrt(-math.log(tiny) + excess)
-        for center in ([1 + distance, 1.0], [1.0, 1 - distance]):
-            out = native(image, shape, torch.tensor([center], dtype=dtype)).item() / tiny
-            assert out == pytest.approx(expected, rel=1e-3)
-
-
-@needs_native
-def test_the_number_of_threads_changes_no_bit():
-    args = arguments((8, 3, 96, 96), rows=(8, 8))
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = native(*args)
-        torch.set_num_threads(4)
-        together = native(*args)
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(alone, together)
-    assert torch.equal(alone, native(*args))
 
 
 def run_python(code: str, **variables: str) -> str:
@@ -147,6 +72,14 @@ def run_python(code: str, **variables: str) -> str:
 
 
 QUESTION = "from stssad_fast.ops import extension as e; print(e.load(), e.build_info(), e.status())"
+
+
+@needs_native
+@pytest.mark.parametrize("wish", ["portable", ""])
+def test_the_simd_level_is_a_wish(wish):
+    code = "import stssad_fast.ops, stssad_fast._C as c; print(c.simd_level(), *c.simd_levels())"
+    level, *levels = run_python(code, STSSAD_FAST_SIMD=wish).split()
+    assert level == (wish or levels[-1])
 
 
 def test_can_be_switched_off():
