@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stssad_fast.ops import extension
+from stssad_fast.ops import extension, triton_kernels
 from stssad_fast.report.page import versions
 
 OPS = ("cutdiff", "rotate", "mean_distance_loss")
@@ -61,6 +61,8 @@ def _why(device: str, forward: str, backward: str) -> str:
         return f"a {device} kernel is registered for both directions"
     if device == "CPU" and (reason := extension.why_not()):
         return f"native extension {reason}"
+    if device == "CUDA" and (reason := triton_kernels.why_not()):
+        return f"no GPU kernels: {reason}"
     kernels = "C++" if device == "CPU" else "Triton or CUDA"
     if forward == backward:
         return f"there is no {kernels} kernel yet"

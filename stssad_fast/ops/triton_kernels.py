@@ -1,9 +1,11 @@
 """The Triton kernels: registered for CUDA where Triton imports, and never an error.
 
-Without them every operator runs on its reference implementation there.
+Without them every operator runs on its reference implementation there. The environment variable
+``STSSAD_FAST_TRITON=0`` switches them off; it is read once.
 """
 
 import importlib
+import os
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any
@@ -45,6 +47,8 @@ def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
 @cache
 def why_not() -> str | None:
     """Register the kernels at the first call; return why they are not in use, None if they are."""
+    if os.environ.get("STSSAD_FAST_TRITON", "").strip() == "0":
+        return "switched off by STSSAD_FAST_TRITON=0"
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
     try:
