@@ -28,6 +28,8 @@ CXX_FLAGS = (
     if sys.platform == "win32"
     else ["-O3", "-fvisibility=hidden", "-fno-trapping-math", "-fno-math-errno"]
 )
+# The GPUs of data centres since 2020; newer ones compile the PTX when they first see it.
+CUDA_ARCHITECTURES = "8.0;9.0+PTX"
 
 
 class BuildError(Exception):
@@ -74,39 +76,73 @@ def cuda_missing() -> str | None:
     import torch
     from torch.utils.cpp_extension import CUDA_HOME
 
-    nvcc = shutil.which("nvcc") or (CUDA_HOME and shutil.which(f"{CUDA_HOME}/bin/nvcc"))
-    if not nvcc:
-        return "there is no nvcc (CUDA_HOME can say where the CUDA toolkit is)"
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
-    return "this version has no CUDA sources yet"
+    if CUDA_HOME is None or shutil.which(f"{CUDA_HOME}/bin/nvcc") is None:
+        return "there is no nvcc (CUDA_HOME can say where the CUDA toolkit is)"
+    return None
 
 
 def plan(choice: str) -> tuple[str, str | None]:
-    """Return the backend to build, "cpu" or "off", and the reason if ``auto`` leaves it off."""
+    """Return the best backend to build, and the reason if ``auto`` leaves a better one off."""
     if choice == "off":
         return "off", None
-    reason = cuda_missing() if choice == "cuda" else cpu_missing()
+    reason = cpu_missing() if choice == "cpu" else cuda_missing()
     if reason is None:
-        return "cpu", None
-    if choice == "auto":
-        return "off", reason
-    raise BuildError(f"STSSAD_FAST_BUILD={choice} cannot be done: {reason}")
+        return ("cpu" if choice == "cpu" else "cuda"), None
+    if choice != "auto":
+        raise BuildError(f"STSSAD_FAST_BUILD={choice} cannot be done: {reason}")
+    return ("off" if cpu_missing() else "cpu"), reason
 
 
-def notice(reason: str) -> None:
-    """Say in one line what is off, and how to turn it on."""
+def notice(backend: str, reason: str) -> None:
+    """Say in one line what is off when the backend is all there is, and how to turn it on."""
     line = " ".join(reason.split())
+    what = "CUDA" if backend == "cpu" else "native"
     how = "To turn them on, mend that and run: pip install --no-build-isolation ."
-    print(f"stssad-fast: native operators off: {line}. {how}", file=sys.stderr)
+    print(f"stssad-fast: {what} operators off: {line}. {how}", file=sys.stderr)
 
 
-def native(choice: str) -> dict[str, Any]:
+def extension(backend: str) -> Any:
+    """Return the native extension with the C++ operators and, for "cuda", the CUDA operators."""
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
+    sources = [Path("csrc/bindings.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
+    macros: list[tuple[str, str | None]] = [
+        ("TORCH_TARGET_VERSION", f"0x{TARGET[0]:02x}{TARGET[1]:02x}000000000000"),
+        ("STSSAD_FAST_FLAGS", f'"{" ".join(CXX_FLAGS)}"'),
+    ]
+    if backend == "cuda":
+        sources += sorted(Path("csrc/cuda").glob("*.cu"))
+        macros += [("USE_CUDA", None)]  # torch's headers then declare what has to do with streams
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    kind = CUDAExtension if backend == "cuda" else CppExtension
+    return kind(
+        "stssad_fast._C",
+        [path.as_posix() for path in sources],
+        include_dirs=[str(Path("csrc").resolve())],
+        depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
+        define_macros=macros,
+        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": ["-O3"]},
+    )
+
+
+def native(choice: str, backend: str) -> dict[str, Any]:
     """Return the arguments of ``setup`` that build the native extension."""
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils.cpp_extension import BuildExtension
 
     class Build(BuildExtension):
-        """Under ``auto``, a failing compiler leaves the extension out instead of failing."""
+        """Under ``auto``, a failing compiler leaves operators out instead of failing."""
+
+        def build_extensions(self) -> None:
+            try:
+                super().build_extensions()
+            except Exception as error:
+                if choice != "auto" or backend != "cuda":
+                    raise
+                notice("cpu", f"the compiler failed ({error})")
+                vars(self.extensions[0]).update(vars(extension("cpu")))
+                super().build_extensions()
 
         def run(self) -> None:
             try:
@@ -115,21 +151,9 @@ def native(choice: str) -> dict[str, Any]:
                 if choice != "auto":
                     raise
                 self.extensions: list[Any] = []
-                notice(f"the compiler failed ({error})")
+                notice("off", f"the compiler failed ({error})")
 
-    sources = [Path("csrc/bindings.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
-    extension = CppExtension(
-        "stssad_fast._C",
-        [path.as_posix() for path in sources],
-        include_dirs=[str(Path("csrc").resolve())],
-        depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
-        define_macros=[
-            ("TORCH_TARGET_VERSION", f"0x{TARGET[0]:02x}{TARGET[1]:02x}000000000000"),
-            ("STSSAD_FAST_FLAGS", f'"{" ".join(CXX_FLAGS)}"'),
-        ],
-        extra_compile_args=CXX_FLAGS,
-    )
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": Build}}
+    return {"ext_modules": [extension(backend)], "cmdclass": {"build_ext": Build}}
 
 
 def main() -> None:
@@ -140,7 +164,7 @@ def main() -> None:
     except BuildError as error:
         raise SystemExit(f"stssad-fast: {error}") from None
     if reason and not {"egg_info", "dist_info"} & set(sys.argv):  # pip asks those first
-        notice(reason)
+        notice(backend, reason)
     kernels = ["kernels", *(f"kernels.{name}" for name in find_packages("kernels"))]
     setup(
         packages=[
@@ -148,7 +172,7 @@ def main() -> None:
             *(f"stssad_fast.{name}" for name in kernels),
         ],
         package_dir={"stssad_fast.kernels": "kernels"},
-        **(native(choice) if backend == "cpu" else {}),
+        **(native(choice, backend) if backend != "off" else {}),
     )
 
 

@@ -21,6 +21,7 @@ constexpr double kRadiansPerDegree = 0.017453292519943295;
 struct Turn {
   double sin, cos;
 
+  Turn() = default;  // shared memory of a GPU cannot be initialised
   ROTATE_HD explicit Turn(double angle) {
     double reduced = fmod(angle, 360.0);
     if (reduced < 0) reduced += 360.0;

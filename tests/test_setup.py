@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -70,10 +71,10 @@ def test_off_builds_nothing_and_complains_of_nothing(setup):
 def test_auto_without_torch_is_pure_python(setup, without_torch, capsys):
     backend, reason = setup.plan("auto")
     assert backend == "off"
-    setup.notice(reason)
+    setup.notice(backend, reason)
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
-    assert "torch is not installed" in printed
+    assert "native operators off: torch is not installed" in printed
     assert "--no-build-isolation" in printed  # the way to turn it on
 
 
@@ -99,18 +100,58 @@ def test_a_missing_compiler_is_named(setup, monkeypatch):
         setup.plan("cpu")
 
 
-def test_cuda_names_what_is_missing(setup, monkeypatch):
+@pytest.fixture
+def cuda(setup, monkeypatch):
+    """As on a machine that can build everything."""
     import torch.utils.cpp_extension
 
     monkeypatch.setattr(setup, "cpu_missing", lambda: None)
-    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "there is no nvcc" in setup.cuda_missing()
-    monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(torch.version, "cuda", None)
-    assert "was built without CUDA" in setup.cuda_missing()
+    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", "/cuda")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "no CUDA sources yet" in setup.cuda_missing()
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+
+
+@pytest.mark.parametrize(
+    ("choice", "backend"), [("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu"), ("off", "off")]
+)
+def test_cuda_is_built_where_it_can_be(setup, cuda, choice, backend):
+    assert setup.plan(choice) == (backend, None)
+
+
+@pytest.mark.parametrize("missing", ["nvcc", "home", "torch"])
+def test_cuda_names_what_is_missing(setup, cuda, monkeypatch, missing, capsys):
+    import torch.utils.cpp_extension
+
+    if missing == "nvcc":
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+    elif missing == "home":
+        monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", None)
+    else:
+        monkeypatch.setattr(torch.version, "cuda", None)
+    words = "was built without CUDA" if missing == "torch" else "there is no nvcc"
+    with pytest.raises(setup.BuildError, match=f"cuda cannot be done: .*{words}"):
+        setup.plan("cuda")
+    backend, reason = setup.plan("auto")
+    assert backend == "cpu" and words in reason
+    setup.notice(backend, reason)
+    assert f"CUDA operators off: {reason}" in capsys.readouterr().err
+
+
+def test_the_extension_of_each_backend(setup, cuda, monkeypatch):
+    import torch.utils.cpp_extension
+
+    monkeypatch.setattr(torch.utils.cpp_extension, "library_paths", lambda *_, **__: [])
+    monkeypatch.setattr(torch.utils.cpp_extension, "include_paths", lambda *_, **__: [])
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5")
+    with_cuda, without = setup.extension("cuda"), setup.extension("cpu")
+    assert set(with_cuda.sources) - set(without.sources) == {"csrc/cuda/rotate.cu"}
+    assert "torch_cuda" in with_cuda.libraries and "torch_cuda" not in without.libraries
+    assert ("USE_CUDA", None) in with_cuda.define_macros
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "7.5"  # whoever names GPUs gets those
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    setup.extension("cuda")
+    assert os.environ.pop("TORCH_CUDA_ARCH_LIST") == "8.0;9.0+PTX"
 
 
 def test_the_command_ends_with_one_sentence(tmp_path):
