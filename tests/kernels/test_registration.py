@@ -1,5 +1,6 @@
 """How the kernels come behind the operators, and that nothing needs them."""
 
+import os
 import subprocess
 import sys
 
@@ -29,6 +30,17 @@ def test_without_triton():
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "triton" in done.stdout
+
+
+def test_can_be_switched_off():
+    code = "from stssad_fast.ops import triton_kernels as t; print(t.load(), t.why_not())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "STSSAD_FAST_TRITON": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "False switched off by STSSAD_FAST_TRITON=0", done.stderr
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="torch was built with CUDA")
