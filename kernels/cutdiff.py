@@ -437,8 +437,8 @@ def cutdiff_backward(
     need_image, need_shape, need_center = needed
     need_parts = need_shape or need_center
     grad_image = torch.empty_like(image) if need_image else image.new_empty(0)
-    grad_shape = shape.new_empty(shape.shape if need_shape else 0)
-    grad_center = center.new_empty(center.shape if need_center else 0)
+    grad_shape = torch.empty_like(shape) if need_shape else shape.new_empty(0)
+    grad_center = torch.empty_like(center) if need_center else center.new_empty(0)
     if not image.numel():
         return grad_image, grad_shape.zero_(), grad_center.zero_()
     shape, center = shape.contiguous(), center.contiguous()
@@ -489,10 +489,11 @@ def cutdiff_backward(
         shape_tiles, center_tiles = parts.shape[1] // shapes, parts.shape[1] // centers
         shape_programs, shape_block, shape_parts = plan_sum(shapes, shape_tiles)
         center_programs, center_block, center_parts = plan_sum(centers, center_tiles)
+        shape_sums, center_sums = grad_shape.contiguous(), grad_center.contiguous()
         _gather[(max(shape_programs, center_programs), 5)](
             parts,
-            grad_shape,
-            grad_center,
+            shape_sums,
+            center_sums,
             parts.shape[1],
             shapes,
             shape_tiles,
@@ -508,4 +509,7 @@ def cutdiff_backward(
             CENTER_TILES=center_parts,
             num_warps=4,
         )
+        for result, sums in ((grad_shape, shape_sums), (grad_center, center_sums)):
+            if sums is not result:
+                result.copy_(sums)
     return grad_image, grad_shape, grad_center

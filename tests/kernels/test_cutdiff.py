@@ -1,6 +1,5 @@
-"""CutDiff in Triton, interpreted, against the reference in float64."""
+"""CutDiff in Triton, interpreted: what the matrix of the ops does not have."""
 
-import itertools
 from pathlib import Path
 
 import pytest
@@ -10,41 +9,20 @@ from stssad_fast.kernels import cutdiff as kernels
 
 from stssad_fast.ops import reference
 
-# The interpreter computes with NumPy, which tells what a GPU does silently.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
-]
-
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 LARGEST = torch.finfo(torch.float32).max
 
 # Pictures (B, C, H, W), shapes and centres. A tile has at most 128 columns and 32 (16, 8) rows.
 CASES = {
-    "one pixel": ((1, 1, 1, 1), [[0.5, 0.1, 0.3]], [[0.8, 0.7]]),
-    "shared": ((2, 3, 9, 13), [[0.3, 0.1, 0.2]], [[0.4, 0.6]]),
-    "each shape": ((2, 2, 9, 13), [[0.3, 0.1, 0.2], [-0.1, 0.4, 0.5]], [[0.4, 0.6]]),
-    "each center": ((3, 1, 9, 13), [[0.3, 0.1, -0.2]], [[0.4, 0.6], [0.0, 1.0], [-0.3, 0.5]]),
     "each": ((2, 3, 9, 13), [[0.3, 0.1, 0.2], [0.1, 0.4, 0.5]], [[0.4, 0.6], [0.2, 0.1]]),
     "many tiles": ((2, 2, 70, 200), [[0.3, 0.1, 0.2]], [[0.4, 0.6], [0.9, 0.1]]),
     "wide": ((1, 1, 2, 700), [[3.0, 0.1, 0.05]], [[0.4, 0.6]]),
     "under a pixel": ((1, 1, 40, 300), [[1e-3, 0.0, 1e-4]], [[0.5, 0.5]]),
     "a thin oblique line": ((1, 1, 70, 200), [[0.5, 1.0, 3e-3]], [[0.52, 0.47]]),
     "a long oblique line": ((1, 1, 70, 200), [[1e-3, 10.0, 1e-3]], [[0.4, 0.3]]),
-    "singular": ((1, 1, 5, 6), [[0.0, 0.0, 0.0]], [[0.4, 0.5]]),
     "huge": ((1, 1, 5, 6), [[1e30, 1e30, 1e30]], [[0.4, 0.5]]),
     "out of range": ((1, 1, 5, 6), [[1e-8, LARGEST, LARGEST]], [[-LARGEST, LARGEST]]),
     "far away": ((1, 2, 5, 6), [[0.1, 0.1, 0.1]], [[1e8, -1e8]]),
-}
-
-LAYOUTS = {
-    "contiguous": lambda x: x.contiguous(),
-    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "transposed": lambda x: x.mT.contiguous().mT,
-    "sliced": lambda x: torch.stack([x, x], -1)[..., 0],
-    "a slice of channels last": lambda x: torch.cat([x, x], 1).contiguous(
-        memory_format=torch.channels_last
-    )[:, : x.shape[1]],
 }
 
 
@@ -81,7 +59,7 @@ def check(image, shape, center, grad, assert_close):
 
 
 def test_the_cases_have_a_patch():
-    without = {"singular", "out of range", "far away"}
+    without = {"out of range", "far away"}
     for case in CASES:
         image, shape, center, _ = problem(case, torch.float64)
         patch = reference._patch(shape, center, *image.shape[-2:])[0]
@@ -106,33 +84,16 @@ def test_values_and_gradients(case, dtype, assert_close):
     check(*problem(case, dtype), assert_close)
 
 
-@pytest.mark.parametrize("grad_layout", [*LAYOUTS, "expanded"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout, grad_layout, assert_close):
-    image, shape, center, grad = problem("each", torch.float32)
-    if grad_layout == "expanded":
-        grad = grad[0, 0, 0, 0].expand_as(grad)
-    else:
-        grad = LAYOUTS[grad_layout](grad)
-    check(LAYOUTS[layout](image), shape, center, grad, assert_close)
-
-
 def test_channels_last_over_many_tiles(assert_close):
     image, shape, center, grad = problem("many tiles", torch.bfloat16)
-    image, grad = (LAYOUTS["channels last"](value) for value in (image, grad))
+    image, grad = (v.contiguous(memory_format=torch.channels_last) for v in (image, grad))
     assert kernels._strides(image, grad)[0] == 2
     check(image, shape, center, grad, assert_close)
 
 
-def test_expanded_arguments(assert_close):
-    image, shape, center, grad = problem("shared", torch.float32)
-    check(image[:1].expand_as(image), shape.expand(2, 3), center.expand(2, 2), grad, assert_close)
-
-
-@pytest.mark.parametrize("case", ["each", "many tiles"])
-@pytest.mark.parametrize("needed", [*itertools.product([False, True], repeat=3)])
-def test_only_what_is_needed(case, needed):
-    image, shape, center, grad = problem(case, torch.float32)
+@pytest.mark.parametrize("needed", [(True, False, False), (False, True, False)])
+def test_only_what_is_needed_over_many_tiles(needed):
+    image, shape, center, grad = problem("many tiles", torch.float32)
     full = kernels.cutdiff_backward(grad, image, shape, center, [True] * 3)
     found = kernels.cutdiff_backward(grad, image, shape, center, list(needed))
     for f, e, wanted in zip(found, full, needed, strict=True):
@@ -166,21 +127,6 @@ def test_many_channels_of_large_gradients():
     shape, center = torch.tensor([[0.5, 0.1, 0.9]]), torch.tensor([[1.0, 0.5]])
     for part in kernels.cutdiff_backward(grad, image, shape, center, [False, True, True])[1:]:
         assert part.isfinite().all()
-
-
-@pytest.mark.parametrize("entry", [0, 2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_singular_shape_has_no_patch(dtype, entry):
-    image, center = torch.full((1, 1, 4, 4), 0.5, dtype=dtype), torch.full((1, 2), 0.5, dtype=dtype)
-    smallest = torch.finfo(dtype).tiny ** 0.25
-    for diagonal in (0.9 * smallest, 1.1 * smallest, -0.9 * smallest, -1.1 * smallest, torch.nan):
-        shape = torch.tensor([[0.2, 0.0, 0.2]], dtype=dtype)
-        shape[0, entry] = diagonal
-        cut = kernels.cutdiff(image, shape, center)
-        # Pixel (2, 2) is the centre itself.
-        assert cut[0, 0, 1, 1] == (0 if abs(diagonal) > smallest else 0.5)
-        for part in kernels.cutdiff_backward(image, image, shape, center, [True] * 3):
-            assert part.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -223,18 +169,6 @@ def test_small_gradients_keep_their_digits(assert_close):
         assert_close(f * 2.0**90, e)
 
 
-@pytest.mark.parametrize("size", [(0, 1, 2, 2), (2, 0, 3, 3), (2, 1, 0, 3), (2, 1, 3, 0)])
-@pytest.mark.parametrize("each", [False, True])
-def test_no_pixels(size, each):
-    image, count = torch.empty(size), size[0] if each else 1
-    shape, center = torch.ones(count, 3), torch.ones(count, 2)
-    assert kernels.cutdiff(image, shape, center).shape == size
-    grads = kernels.cutdiff_backward(image, image, shape, center, [True] * 3)
-    assert grads[0].shape == size
-    assert torch.equal(grads[1], torch.zeros(count, 3))
-    assert torch.equal(grads[2], torch.zeros(count, 2))
-
-
 @pytest.mark.parametrize("size", [(3, 1, 1, 2), (1, 3, 1, 2), (1, 1, 3, 2), (1, 1, 1, 3)])
 def test_offsets_beyond_32_bits(size, tmp_path: Path, assert_close):
     axis = max(range(4), key=lambda i: (size[i] == 3, i))
@@ -265,12 +199,3 @@ def test_the_same_call_gives_the_same_bits():
         kernels.cutdiff_backward(grad, image, shape, center, [True] * 3), first, strict=True
     ):
         assert torch.equal(f, e)
-
-
-@pytest.mark.parametrize("case", ["shared", "each"])
-def test_derivatives_through_the_operator(case, interpreted):
-    image, shape, center, _ = problem(case, torch.float64)
-    inputs = tuple(v.requires_grad_() for v in (image[:, :2, :3, :4].clone(), shape, center))
-    torch.autograd.gradcheck(interpreted.cutdiff, inputs, fast_mode=True)
-    torch.autograd.gradgradcheck(interpreted.cutdiff, inputs, fast_mode=True)
-    assert torch.equal(interpreted.cutdiff(*inputs), kernels.cutdiff(*inputs))

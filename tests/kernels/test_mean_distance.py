@@ -1,4 +1,4 @@
-"""The mean-distance loss in Triton, interpreted, against the reference in float64."""
+"""The mean-distance loss in Triton, interpreted: what the matrix of the ops does not have."""
 
 import itertools
 
@@ -10,19 +10,13 @@ from stssad_fast.kernels import mean_distance as kernels
 
 from stssad_fast.ops import reference
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
-]
-
 DTYPES = [torch.float32, torch.float64]
 # Rows of the three sets, dimensions, mean, spread. A block has 32 columns.
 CASES = {
     "small": ((5, 4, 3), 2, 0.0, 1.0),
-    "one row each": ((1, 1, 1), 3, 0.0, 1.0),
     "as in the paper": ((64, 64, 40), 128, 0.5, 0.1),
     "many rows": ((300, 20, 270), 33, 0.0, 1.0),
-    "many dimensions": ((6, 5, 4), 700, 0.0, 1.0),
+    "many dimensions": ((6, 5, 4), 150, 0.0, 1.0),
     "large mean": ((40, 30, 50), 40, 1e4, 1.0),
     "large numbers": ((7, 5, 6), 40, 0.0, 1e36),
     "small numbers": ((7, 5, 6), 40, 0.0, 1e-36),
@@ -40,21 +34,18 @@ def problem(case, dtype):
     ]
 
 
-def check(sets, assert_close, needed=(True, True, True)):
+def check(sets, assert_close):
     double = [rows.double() for rows in sets]
     loss, memo = kernels.mean_distance_loss(*sets)
     assert loss.dtype == sets[0].dtype and loss.shape == ()
     assert memo.shape == (8 * sets[0].shape[1] + 4,) and not memo.isnan().any()
     assert_close(loss, reference.mean_distance_loss(*double))
     grad = torch.tensor(1.7, dtype=sets[0].dtype)
-    found = kernels.mean_distance_loss_backward(grad, memo, *sets, list(needed))
+    found = kernels.mean_distance_loss_backward(grad, memo, *sets, [True] * 3)
     expected = reference.mean_distance_loss_backward(grad.double(), *double)
     scale = max(part.abs().max().item() for part in expected) or 1.0
-    for f, e, wanted in zip(found, expected, needed, strict=True):
-        if wanted:
-            assert_close(f.double() / scale, (e / scale).to(f.dtype))
-        else:
-            assert f.numel() == 0
+    for f, e in zip(found, expected, strict=True):
+        assert_close(f.double() / scale, (e / scale).to(f.dtype))
 
 
 @pytest.fixture(params=[2048, 64], ids=["one chunk", "chunks"])
@@ -101,38 +92,11 @@ def test_equal_rows(value, dtype, chunk):
         assert not part.any()
 
 
-def test_a_distance_of_zero(chunk, assert_close):
-    train = torch.tensor([[2.0, 3.0], [2.0, 3.0]])  # their mean is exact in any arithmetic
-    augmented = torch.tensor([[0.0, 0.0], [1.0, 5.0], [8.0, 1.0]])
-    check([train, augmented, torch.tensor([[2.0, 3.0], [0.5, 0.5]])], assert_close)
-    check([train[:1], augmented[:1], train[:1]], assert_close)
-
-
-@pytest.mark.parametrize("needed", [*itertools.product([False, True], repeat=3)])
-def test_only_what_is_needed(needed, assert_close):
-    check(problem("small", torch.float32), assert_close, needed)
-
-
 def test_numbers_that_are_not_finite():
     for position, value in itertools.product(range(3), (torch.nan, torch.inf)):
         sets = problem("small", torch.float32)
         sets[position][1, 1] = value
         assert kernels.mean_distance_loss(*sets)[0].isnan()
-
-
-def test_no_dimensions():
-    loss, memo = kernels.mean_distance_loss(*(torch.empty(2, 0) for _ in range(3)))
-    assert loss == 0 and not memo.any()
-    sets = [torch.empty(n, 0) for n in (1, 2, 3)]
-    grads = kernels.mean_distance_loss_backward(loss, memo, *sets, [True] * 3)
-    assert [part.shape for part in grads] == [rows.shape for rows in sets]
-
-
-def test_the_same_call_gives_the_same_bits(chunk):
-    sets = problem("many rows", torch.float32)
-    loss, memo = kernels.mean_distance_loss(*sets)
-    again, memo_again = kernels.mean_distance_loss(*sets)
-    assert torch.equal(loss, again) and torch.equal(memo, memo_again)
 
 
 @triton.jit
@@ -150,12 +114,3 @@ def test_offsets_beyond_32_bits(tmp_path):
     result = torch.zeros(4)
     _one_row[(1,)](rows, result, 2, step, COLUMNS=4)
     assert result.tolist() == [1, 2, 3, 4]
-
-
-def test_derivatives_through_the_operator(interpreted, chunk):
-    inputs = tuple(rows.requires_grad_() for rows in problem("small", torch.float64))
-    torch.autograd.gradcheck(interpreted.mean_distance_loss, inputs, fast_mode=True)
-    torch.autograd.gradgradcheck(interpreted.mean_distance_loss, inputs, fast_mode=True)
-    assert torch.equal(
-        interpreted.mean_distance_loss(*inputs), kernels.mean_distance_loss(*inputs)[0]
-    )

@@ -5,13 +5,15 @@ import importlib
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from stssad_fast.ops import extension, reference
+from stssad_fast.ops import extension, reference, triton_kernels
 from stssad_fast.ops._operators import differentiable, fold_batch
 from stssad_fast.ops.cutdiff import _cutdiff
 from stssad_fast.ops.mean_distance_loss import _batched, _mean_distance_loss, _memo
@@ -20,11 +22,11 @@ from stssad_fast.ops.rotate import _rotate
 OPS = ("cutdiff", "rotate", "mean_distance_loss")
 PICTURE_OPS = OPS[:2]
 NATIVE = dict(zip(OPS, (_cutdiff, _rotate, _mean_distance_loss), strict=True))
-LIBRARY = torch.library.Library("stssad_fast_reference", "DEF")  # ends its operators when it goes
+LIBRARIES = []  # operators end when their library goes
 
 
 class Backend(NamedTuple):
-    """One implementation of the three ops."""
+    """One implementation of the ops, or of some: tests of the others do not run on it."""
 
     name: str
     ops: dict[str, Callable[..., Tensor]]  # differentiable; they take arguments as operators do
@@ -35,6 +37,7 @@ class Backend(NamedTuple):
     # ATen does, and places pixels in float32 (1e-5 on 256 pixels): its row in the narrow dtypes
     # has small pictures alone.
     kernel: bool = True
+    slow: bool = False  # then tests marked ``large`` do not run on it, and others try less
     skip: str | None = None
     use: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
@@ -60,25 +63,26 @@ class Backend(NamedTuple):
         return getattr(self.operators, f"{name}_backward").default
 
 
+def _registered(name: str, *ops: str) -> tuple[dict[str, Callable[..., Tensor]], Any]:
+    """The registration of the ops once more, where no kernel of the package takes precedence."""
+    library = torch.library.Library(name, "DEF")
+    LIBRARIES.append(library)
+    arguments = {
+        "cutdiff": (["image", "shape", "center"], fold_batch),
+        "rotate": (["image", "angle"], fold_batch),
+        "mean_distance_loss": (["train", "augmented", "test"], _batched, _memo),
+    }
+
+    def register(op: str) -> Callable[..., Tensor]:
+        names, *rest = arguments[op]
+        definition = getattr(reference, op), getattr(reference, f"{op}_backward")
+        return differentiable(op, names, *definition, *rest, library=library)
+
+    return {op: register(op) for op in ops}, getattr(torch.ops, name)
+
+
 def _reference() -> Backend:
-    """The registration of the ops once more, where no kernel can take precedence."""
-
-    def register(name: str, arguments: list[str], *rest: Any) -> Callable[..., Tensor]:
-        definition = getattr(reference, name), getattr(reference, f"{name}_backward")
-        return differentiable(name, arguments, *definition, *rest, library=LIBRARY)
-
-    return Backend(
-        "reference",
-        {
-            "cutdiff": register("cutdiff", ["image", "shape", "center"], fold_batch),
-            "rotate": register("rotate", ["image", "angle"], fold_batch),
-            "mean_distance_loss": register(
-                "mean_distance_loss", ["train", "augmented", "test"], _batched, _memo
-            ),
-        },
-        torch.ops.stssad_fast_reference,
-        kernel=False,
-    )
+    return Backend("reference", *_registered("stssad_fast_reference", *OPS), kernel=False)
 
 
 def _native() -> list[Backend]:
@@ -105,4 +109,18 @@ def _native() -> list[Backend]:
     ]
 
 
-BACKENDS = [_reference(), *_native()]
+def _triton() -> Backend:
+    """The Triton kernels, for the CPU: Triton interprets them, see tests/conftest.py."""
+    ops = _registered("stssad_fast_triton", "cutdiff", "mean_distance_loss")
+    row = Backend("triton interpreter", *ops, slow=True)
+    if find_spec("triton") is None:  # it is there on Linux only
+        return row._replace(skip="Triton is missing")
+    if torch.cuda.is_available():
+        return row._replace(skip="Triton interprets nothing where it may compile")
+    triton_kernels.register(LIBRARIES[-1], "CPU")
+    # The interpreter computes with NumPy, which tells what a GPU does silently.
+    return row._replace(use=lambda: np.errstate(over="ignore", invalid="ignore"))
+
+
+INTERPRETED = _triton()
+BACKENDS = [_reference(), *_native(), INTERPRETED]

@@ -2,8 +2,27 @@
 
 import pytest
 
-from .backends import BACKENDS
+from .backends import BACKENDS, OPS, Backend
 from .cases import CASES
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "large: too much for the rows that are slow")
+
+
+def pytest_collection_modifyitems(items):
+    """A test says by its name which op it is of: it does not run on a row that lacks this one."""
+
+    def runs(item):
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        return not any(
+            (row.slow and item.get_closest_marker("large"))
+            or any(op in item.nodeid and op not in row.ops for op in OPS)
+            for row in values
+            if isinstance(row, Backend)
+        )
+
+    items[:] = filter(runs, items)
 
 
 def _rows(backends):

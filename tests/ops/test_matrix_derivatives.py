@@ -22,9 +22,10 @@ def inputs(case, registration):
 
 def test_first_order(case, backend):
     leaves = wanting([value.to(backend.device) for value in case.inputs])
-    torch.autograd.gradcheck(backend.op(case.op), leaves)
+    torch.autograd.gradcheck(backend.op(case.op), leaves, fast_mode=backend.slow)
 
 
+@pytest.mark.large
 def test_first_order_of_each_input_alone(case, backend):
     inputs = [value.to(backend.device) for value in case.inputs]
     for position in range(len(inputs)):
@@ -32,6 +33,7 @@ def test_first_order_of_each_input_alone(case, backend):
         torch.autograd.gradcheck(backend.op(case.op), wanting(inputs, which))
 
 
+@pytest.mark.large
 def test_first_order_forward_and_batched(case, registration, inputs):
     torch.autograd.gradcheck(
         registration.op(case.op),
@@ -42,6 +44,7 @@ def test_first_order_forward_and_batched(case, registration, inputs):
     )
 
 
+@pytest.mark.large
 def test_second_order(case, registration, inputs):
     torch.autograd.gradgradcheck(registration.op(case.op), wanting(inputs), check_fwd_over_rev=True)
 
@@ -98,6 +101,7 @@ def test_jacobians_and_hessian(case, registration, inputs, assert_close):
     assert_close(hessian, expected)
 
 
+@pytest.mark.large
 def test_vmap(case, registration, inputs, assert_close):
     """Over every choice of inputs: one picture per shape, one shape for all, and so on."""
     op = registration.op(case.op)

@@ -50,7 +50,11 @@ def test_pictures(op, backend, dtype, assert_close):
         compare(backend, op, (other, *rest), assert_close)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [*(pytest.param(dtype, marks=pytest.mark.large) for dtype in DTYPES[:2]), DTYPES[2]],
+    ids=str,
+)
 @pytest.mark.parametrize("op", PICTURE_OPS)
 def test_incoming_gradients(op, backend, dtype, assert_close):
     image, *rest = inputs_of(op, dtype, backend.device)
@@ -62,6 +66,7 @@ def test_incoming_gradients(op, backend, dtype, assert_close):
             compare(backend, op, inputs, assert_close, grad)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("op", PICTURE_OPS)
 def test_a_single_channel_or_pixel(op, backend, assert_close):
     """Sizes of 1 have strides without a meaning."""

@@ -76,52 +76,41 @@ def embeddings(draw, dtype, means):
     )
 
 
-def agrees(row, op, inputs, draw, assert_close):
-    inputs = tuple(value.to(row.device) for value in inputs)
-    grad, units = cotangent(op, inputs), None
-    if op != "mean_distance_loss":
-        units = magnitudes(op, inputs, grad)
-        grad = lay_out(draw, grad)
-    compare(row, op, inputs, assert_close, grad, units)
+def agrees(row, op, drawn, assert_close):
+    @settings(max_examples=5 if row.slow else 30, derandomize=row.slow)
+    @given(inputs=drawn, data=st.data())
+    def check(inputs, data):
+        inputs = tuple(value.to(row.device) for value in inputs)
+        grad, units = cotangent(op, inputs), None
+        if op != "mean_distance_loss":
+            units = magnitudes(op, inputs, grad)
+            grad = lay_out(data.draw, grad)
+        compare(row, op, inputs, assert_close, grad, units)
+
+    check()
 
 
-@settings(max_examples=30)
-@given(data=st.data())
-def test_cutdiff(backend, data, assert_close):
-    inputs = data.draw(cutdiff_inputs(12, [torch.float64], smallest=-1))
-    agrees(backend, "cutdiff", inputs, data.draw, assert_close)
+def test_cutdiff(backend, assert_close):
+    agrees(backend, "cutdiff", cutdiff_inputs(12, [torch.float64], smallest=-1), assert_close)
 
 
-@settings(max_examples=30)
-@given(data=st.data())
-def test_cutdiff_in_kernels(kernel, data, assert_close):
-    inputs = data.draw(cutdiff_inputs(40, NARROW, smallest=-6))
-    agrees(kernel, "cutdiff", inputs, data.draw, assert_close)
+def test_cutdiff_in_kernels(kernel, assert_close):
+    agrees(kernel, "cutdiff", cutdiff_inputs(40, NARROW, smallest=-6), assert_close)
 
 
-@settings(max_examples=30)
-@given(data=st.data())
-def test_rotate(backend, data, assert_close):
-    inputs = data.draw(rotate_inputs(10, [torch.float64]))
-    agrees(backend, "rotate", inputs, data.draw, assert_close)
+def test_rotate(backend, assert_close):
+    agrees(backend, "rotate", rotate_inputs(10, [torch.float64]), assert_close)
 
 
-@settings(max_examples=30)
-@given(data=st.data())
-def test_rotate_in_kernels(kernel, data, assert_close):
-    inputs = data.draw(rotate_inputs(40, NARROW))
-    agrees(kernel, "rotate", inputs, data.draw, assert_close)
+def test_rotate_in_kernels(kernel, assert_close):
+    agrees(kernel, "rotate", rotate_inputs(40, NARROW), assert_close)
 
 
-@settings(max_examples=30)
-@given(data=st.data())
-def test_mean_distance_loss(backend, data, assert_close):
-    inputs = data.draw(embeddings(torch.float64, [0.0, 1.0]))
-    agrees(backend, "mean_distance_loss", inputs, data.draw, assert_close)
+def test_mean_distance_loss(backend, assert_close):
+    drawn = embeddings(torch.float64, [0.0, 1.0])
+    agrees(backend, "mean_distance_loss", drawn, assert_close)
 
 
-@settings(max_examples=30)
-@given(data=st.data())
-def test_mean_distance_loss_in_kernels(kernel, data, assert_close):
-    inputs = data.draw(embeddings(torch.float32, [0.0, -1e2, 1e4]))
-    agrees(kernel, "mean_distance_loss", inputs, data.draw, assert_close)
+def test_mean_distance_loss_in_kernels(kernel, assert_close):
+    drawn = embeddings(torch.float32, [0.0, -1e2, 1e4])
+    agrees(kernel, "mean_distance_loss", drawn, assert_close)

@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from stssad_fast import ops
 
-from .backends import OPS
+from .backends import OPS, PICTURE_OPS
 from .cases import (
     CASES,
     cotangent,
@@ -91,6 +91,7 @@ DYNAMIC = {
 }
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_compile_for_any_batch(name, registration, assert_close):
     counter = CompileCounterWithBackend("aot_eager")
@@ -151,23 +152,23 @@ def test_autocast_changes_nothing(case, backend, dtype):
         assert torch.equal(p, c)
 
 
-def test_autocast_around_a_network(registration):
+@pytest.mark.parametrize("op", PICTURE_OPS)
+def test_autocast_around_a_network(registration, op):
     """What a network hands over under autocast is bfloat16; the gradient comes back so."""
-    image, shape, center = prepared(CASES["cutdiff"].inputs, torch.float32, registration.device)
-    shape.requires_grad_()
-    convolution = torch.nn.Conv2d(2, 3, 1, device=registration.device)
+    image, *rest = prepared(CASES[op].inputs, torch.float32, registration.device)
+    rest[0].requires_grad_()
+    convolution = torch.nn.Conv2d(2, 2, 1, device=registration.device)
     for parameter in convolution.parameters():  # so that what CutDiff receives lies within (0, 1)
         torch.nn.init.constant_(parameter, 0.3)
     with torch.autocast(registration.device, torch.bfloat16):
         hidden = convolution(image)
         assert hidden.dtype == torch.bfloat16
-        cut = registration.op("cutdiff")(hidden, shape, center)
-        assert cut.dtype == torch.bfloat16
-        turned = registration.op("rotate")(cut[:, :2], center[:, 0])
-        loss = convolution(turned).float().square().mean()
+        found = registration.op(op)(hidden, *rest)
+        assert found.dtype == torch.bfloat16
+        loss = convolution(found).float().square().mean()
     loss.backward()
-    assert shape.grad.dtype == torch.float32
-    assert torch.isfinite(shape.grad).all() and shape.grad.any()
+    assert rest[0].grad.dtype == torch.float32
+    assert torch.isfinite(rest[0].grad).all() and rest[0].grad.any()
     assert convolution.weight.grad.any()
 
 

@@ -59,6 +59,7 @@ def test_lemma_1(loss, dimensions, assert_close):
     assert_close(value, torch.ones_like(value))
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 16])
 def test_lemma_2(loss, dimensions, generator):
     one, other = draw((1, 1), dimensions)
@@ -71,6 +72,7 @@ def test_lemma_2(loss, dimensions, generator):
             assert loss(one, other, test + u) > 1
 
 
+@pytest.mark.large
 def test_the_landscape_of_appendix_a(loss, generator, assert_close):
     """train {0}, augmented {2}, test {u1, u2 + 2} (Fig. 7): closed forms, and slopes."""
     for u1, u2 in (2 * torch.rand(100, 2, generator=generator) - 1).double().tolist():
@@ -131,9 +133,14 @@ def test_a_large_mean_keeps_the_digits(backend, counts, assert_close):
 
 
 @pytest.mark.parametrize("which", range(3))
-@pytest.mark.parametrize("distance", [30.0, 1e3, 1e6])
+@pytest.mark.parametrize(
+    "distance", [*(pytest.param(d, marks=pytest.mark.large) for d in (30.0, 1e6)), 1e3]
+)
 def test_a_first_row_far_from_the_others(kernel, distance, which, assert_close):
-    """Kernels measure rows from the first one of their set, which must cost no digits."""
+    """Kernels measure rows from the first one of their set, which must cost no digits.
+
+    Interpreted ones add the squares of a tile one after another in float32: 2e-6 for 1e6.
+    """
     sets = draw((500, 500, 500), 16)
     sets[which][0] += distance
     sets = [s.float() for s in sets]
@@ -165,7 +172,11 @@ def test_extreme_scales_in_float32(loss, scale, assert_close):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e4 / 3, 1e30])
-@pytest.mark.parametrize("counts", [(1, 1, 1), (3, 5, 7), (300, 300, 400)], ids=str)
+@pytest.mark.parametrize(
+    "counts",
+    [(1, 1, 1), (3, 5, 7), pytest.param((300, 300, 400), marks=pytest.mark.large)],
+    ids=str,
+)
 @pytest.mark.parametrize("dimensions", [0, 1, 50])
 def test_equal_rows(loss, dimensions, counts, value, dtype):
     row = value / torch.arange(1, dimensions + 1, dtype=dtype)  # which no mean of copies need be
