@@ -16,8 +16,6 @@ import sys
 sys.modules["triton"] = None  # importing it fails
 import torch, stssad_fast, stssad_fast.kernels
 from stssad_fast.ops import triton_kernels
-
-from ..ops.backends import INTERPRETED
 library = torch.library.Library("without_triton", "DEF")
 try:
     triton_kernels.register(library, "CUDA")
