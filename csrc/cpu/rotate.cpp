@@ -111,6 +111,15 @@ struct RowOfSources {
 
 };
 
+template <typename T, typename Scalar>
+INLINE void fill_tile(RowOfSources<T>* sources, const Task& task, double angle,
+                      const Pictures<Scalar>& x) {
+  const Turn turn(angle);
+  for (int i = task.top; i < task.bottom; ++i) {
+    sources[i - task.top].fill(turn, x, i, task.left, task.right);
+  }
+}
+
 // Arithmetic is written once for a number T and for a vector of four floats.
 template <typename V, typename T>
 INLINE V take(const T* from) {
@@ -233,10 +242,7 @@ void forward(const Tensor& image, const std::vector<double>& angles, Tensor& out
         vectorised([&]() INLINE_LAMBDA {
           for (int64_t index = begin; index < end; ++index) {
             const Task task(all, index);
-            const Turn turn(angles[angles.size() == 1 ? 0 : task.first]);
-            for (int i = task.top; i < task.bottom; ++i) {
-              sources[i - task.top].fill(turn, x, i, task.left, task.right);
-            }
+            fill_tile(sources.get(), task, angles[angles.size() == 1 ? 0 : task.first], x);
             const Planes planes(x, task);
             for (int64_t n = 0; n < planes.count; ++n) {
               const Scalar *plane = planes.of(x, n, 0), *next = planes.of(x, n + 1, 0);
@@ -293,10 +299,7 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
         vectorised([&]() INLINE_LAMBDA {
           for (int64_t index = begin; index < end; ++index) {
             const Task task(all, index);
-            const Turn turn(angles[shared ? 0 : task.first]);
-            for (int i = task.top; i < task.bottom; ++i) {
-              sources[i - task.top].fill(turn, x, i, task.left, task.right);
-            }
+            fill_tile(sources.get(), task, angles[shared ? 0 : task.first], x);
             double sums[4] = {};
             const Planes planes(x, task);
             for (int64_t n = 0; n < planes.count; ++n) {
