@@ -34,7 +34,10 @@ Simd named(const std::string& name) {
 std::atomic<Simd>& level() {
   static std::atomic<Simd> in_use = [] {
     const char* wish = std::getenv("STSSAD_FAST_SIMD");
-    return wish != nullptr && *wish != '\0' ? named(wish) : best();
+    for (const auto& known : simd_levels()) {
+      if (wish != nullptr && wish == known) return named(known);
+    }
+    return best();  // not an error: a kernel asks first, in the middle of its threads
   }();
   return in_use;
 }

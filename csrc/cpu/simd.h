@@ -28,7 +28,8 @@ namespace stssad_fast {
 enum class Simd { portable, avx2, avx512 };
 
 // Those that this machine can run, the best one last, and the one in use: the best one, unless the
-// environment variable STSSAD_FAST_SIMD or a call says otherwise (for tests and benchmarks).
+// environment variable STSSAD_FAST_SIMD names another one of them or a call does (for tests and
+// benchmarks).
 std::vector<std::string> simd_levels();
 Simd simd_in_use();
 std::string simd_level();

@@ -9,6 +9,7 @@ otherwise the best of the machine; both are read once.
 import importlib
 import importlib.util
 import os
+import warnings
 from functools import cache
 from types import ModuleType
 
@@ -27,10 +28,19 @@ def _attempt() -> tuple[ModuleType | None, str | None]:
         )
     try:
         importlib.import_module("torch")  # _C finds its symbols in the libraries that torch loads
-        return importlib.import_module(_NAME), None
+        module = importlib.import_module(_NAME)
     except Exception as error:
         cause = " ".join(str(error).split())
         return None, f"built, but it did not load ({type(error).__name__}: {cause})"
+    wish = os.environ.get("STSSAD_FAST_SIMD", "")
+    if wish and wish not in module.simd_levels():
+        known = ", ".join(module.simd_levels())
+        warnings.warn(
+            f"STSSAD_FAST_SIMD={wish!r} is not one of this machine's {known};"
+            f" using {module.simd_level()}",
+            stacklevel=2,
+        )
+    return module, None
 
 
 def load() -> bool:

@@ -75,11 +75,20 @@ QUESTION = "from stssad_fast.ops import extension as e; print(e.load(), e.build_
 
 
 @needs_native
-@pytest.mark.parametrize("wish", ["portable", ""])
+@pytest.mark.parametrize("wish", ["portable", "", "sse9"])
 def test_the_simd_level_is_a_wish(wish):
-    code = "import stssad_fast.ops, stssad_fast._C as c; print(c.simd_level(), *c.simd_levels())"
-    level, *levels = run_python(code, STSSAD_FAST_SIMD=wish).split()
-    assert level == (wish or levels[-1])
+    """One that cannot be had is told, and costs no call."""
+    code = """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import torch, stssad_fast.ops as ops, stssad_fast._C as c
+ops.rotate(torch.rand(4, 3, 128, 128), 30.0)
+print(c.simd_level(), sum("STSSAD_FAST_SIMD" in str(w.message) for w in caught), *c.simd_levels())
+"""
+    level, told, *levels = run_python(code, STSSAD_FAST_SIMD=wish).split()
+    assert level == (wish if wish in levels else levels[-1])
+    assert int(told) == (wish == "sse9")
 
 
 def test_can_be_switched_off():
