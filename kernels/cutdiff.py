@@ -91,11 +91,19 @@ def _offsets(
 
 
 @triton.jit
+def _channel(first_element, REPEAT: tl.constexpr, COLUMNS: tl.constexpr):
+    """Channel of each element of a row (1, COLUMNS) in the first plane."""
+    return ((tl.arange(0, COLUMNS) + (first_element % REPEAT).to(tl.int32)) % REPEAT)[None, :]
+
+
+@triton.jit
 def _forward(
     image,
     result,
     shape,
     center,
+    mean,
+    std,
     pictures,
     planes,
     height,
@@ -116,11 +124,12 @@ def _forward(
     DTYPE: tl.constexpr,
     SMALLEST: tl.constexpr,
     CUTOFF: tl.constexpr,
+    NORMALIZE: tl.constexpr,
     REPEAT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """``clamp(image - p, 0, 1)``; 2 passes of traffic. NaN stays NaN."""
+    """``clamp(image - p, 0, 1)``, normalised where asked; 2 passes of traffic. NaN stays NaN."""
     _, picture, row, element = _tile(row_tiles, column_tiles, ROWS, COLUMNS)
     if picture >= pictures:
         return
@@ -134,9 +143,13 @@ def _forward(
     target = _offsets(result_row, result_element, OFFSET, ROWS, COLUMNS)
     image += picture * image_picture + row * image_row + element * image_element
     result += picture * result_picture + row * result_row + element * result_element
+    channel = _channel(element, REPEAT, COLUMNS)
     for _ in range(planes):
         cut = tl.load(image + source, inside, 0.0).to(DTYPE) - p
         cut = tl.where(cut < 0, 0.0, tl.where(cut > 1, 1.0, cut))
+        if NORMALIZE:
+            cut = (cut - tl.load(mean + channel)) * (1.0 / tl.load(std + channel))
+            channel += 1
         tl.store(result + target, cut.to(result.dtype.element_ty), inside)
         image += image_plane
         result += result_plane
@@ -156,6 +169,7 @@ def _backward(
     parts,
     shape,
     center,
+    std,
     pictures,
     planes,
     height,
@@ -184,6 +198,7 @@ def _backward(
     LIMIT: tl.constexpr,
     NEED_IMAGE: tl.constexpr,
     NEED_PARTS: tl.constexpr,
+    NORMALIZE: tl.constexpr,
     REPEAT: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -214,9 +229,13 @@ def _backward(
     if not NEED_IMAGE:
         wanted &= (tl.max(near.to(tl.int32), 1) > 0)[:, None]  # whole rows: loads stay wide
     total = tl.zeros((ROWS, COLUMNS), DTYPE)
+    channel = _channel(element, REPEAT, COLUMNS)
     for _ in range(planes):
         cut = tl.load(image + source, wanted, 0.0).to(DTYPE) - p
         passed = tl.load(grad + incoming, wanted, 0.0).to(DTYPE)
+        if NORMALIZE:
+            passed *= 1.0 / tl.load(std + channel)
+            channel += 1
         passed = tl.where((cut > 0) & (cut < 1), passed, 0.0)
         if NEED_IMAGE:
             tl.store(grad_image + target, passed.to(grad_image.dtype.element_ty), inside)
@@ -381,13 +400,20 @@ def _constants(shape: Tensor) -> dict[str, object]:
     }
 
 
-def cutdiff(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
+def cutdiff(
+    image: Tensor,
+    shape: Tensor,
+    center: Tensor,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+) -> Tensor:
     """``clamp(image - p, 0, 1)``, laid out like ``torch.empty_like(image)``; one launch.
 
     Args:
         image: (B, C, H, W), any strides; float16, bfloat16, float32 or float64.
         shape: (1 or B, 3), float32, or float64 for float64 images.
         center: (1 or B, 2), dtype of ``shape``.
+        mean, std: (C,), dtype of ``shape``: the result is normalised by them; None: it is not.
     """
     result = torch.empty_like(image)
     pictures, channels, height, width = image.shape
@@ -401,6 +427,8 @@ def cutdiff(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
         result,
         shape.contiguous(),
         center.contiguous(),
+        shape if mean is None else mean,
+        shape if std is None else std,
         pictures,
         channels // repeat,
         height,
@@ -413,6 +441,7 @@ def cutdiff(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
         tiling.column_tiles,
         OFFSET=_offset(tiling, image_strides, result_strides),
         **_constants(shape),
+        NORMALIZE=std is not None,
         REPEAT=repeat,
         ROWS=tiling.rows,
         COLUMNS=tiling.columns,
@@ -422,7 +451,13 @@ def cutdiff(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
 
 
 def cutdiff_backward(
-    grad: Tensor, image: Tensor, shape: Tensor, center: Tensor, needed: list[bool]
+    grad: Tensor,
+    image: Tensor,
+    shape: Tensor,
+    center: Tensor,
+    needed: list[bool],
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients for image, shape and centre, those that are ``needed``; the others are empty.
 
@@ -433,6 +468,7 @@ def cutdiff_backward(
         grad: (B, C, H, W), any strides, 0 included.
         image, shape, center: as for :func:`cutdiff`.
         needed: whether image, shape and center need a gradient.
+        mean, std: as for :func:`cutdiff`.
     """
     need_image, need_shape, need_center = needed
     need_parts = need_shape or need_center
@@ -461,6 +497,7 @@ def cutdiff_backward(
             parts,
             shape,
             center,
+            shape if std is None else std,
             pictures,
             channels // repeat,
             height,
@@ -478,6 +515,7 @@ def cutdiff_backward(
             LIMIT=largest * scale**0.5,
             NEED_IMAGE=need_image,
             NEED_PARTS=need_parts,
+            NORMALIZE=std is not None,
             REPEAT=repeat,
             ROWS=tiling.rows,
             COLUMNS=tiling.columns,

@@ -1,7 +1,9 @@
 // stssad_fast::cutdiff and its backward on the CPU. The schemas are declared in stssad_fast/ops.
 #include <torch/csrc/stable/library.h>
 
+#include <optional>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/simd.h"
@@ -37,19 +39,35 @@ struct Elements {
 };
 
 // One run of neighbours along a row; p stands for the elements from begin to end, else it is 0.
-template <typename Scalar, typename T>
+// `mean` and `scale` have one number for the run, or one for `each` element.
+template <bool each, typename Scalar, typename T>
 INLINE void cut_run(const Scalar* x, int64_t x_stride, Scalar* y, int64_t y_stride, int64_t size,
-                    int64_t begin, int64_t end, const T* p) {
+                    int64_t begin, int64_t end, const T* p, const T* mean, const T* scale) {
+  const T m = each ? T(0) : *mean, s = each ? T(1) : *scale;
   const auto all = [=](int64_t xs, int64_t ys) INLINE_LAMBDA {
-    for (int64_t k = 0; k < begin; ++k) y[k * ys] = Scalar(cut(T(x[k * xs]), T(0)));
-    for (int64_t k = begin; k < end; ++k) y[k * ys] = Scalar(cut(T(x[k * xs]), p[k - begin]));
-    for (int64_t k = end; k < size; ++k) y[k * ys] = Scalar(cut(T(x[k * xs]), T(0)));
+    const auto put = [=](int64_t k, T patch) INLINE_LAMBDA {
+      const T value = cut(T(x[k * xs]), patch);
+      y[k * ys] = Scalar(each ? (value - mean[k]) * scale[k] : (value - m) * s);
+    };
+    for (int64_t k = 0; k < begin; ++k) put(k, T(0));
+    for (int64_t k = begin; k < end; ++k) put(k, p[k - begin]);
+    for (int64_t k = end; k < size; ++k) put(k, T(0));
   };
   x_stride == 1 && y_stride == 1 ? all(1, 1) : all(x_stride, y_stride);
 }
 
+// One number for each channel; where these are interleaved, for each element of a row.
+template <typename T>
+std::vector<T> of_runs(const std::vector<T>& channels, bool interleaved, int64_t size) {
+  if (!interleaved) return channels;
+  std::vector<T> all(size);
+  for (int64_t k = 0; k < size; ++k) all[k] = channels[k % channels.size()];
+  return all;
+}
+
 template <typename Scalar, typename T>
-void forward(const Tensor& image, const Tensor& shape, const Tensor& center, Tensor& out) {
+void forward(const Tensor& image, const Tensor& shape, const Tensor& center,
+             const Normalization<T>& normalization, Tensor& out) {
   const auto x = read<Scalar>(image);
   const auto y = write<Scalar>(out);
   const PerPicture<T> shapes(shape), centers(center);
@@ -58,6 +76,9 @@ void forward(const Tensor& image, const Tensor& shape, const Tensor& center, Ten
   const int64_t runs = interleaved ? 1 : x.channels, size = x.width * repeat;
   const int64_t x_stride = interleaved ? 1 : x.column_stride;
   const int64_t y_stride = interleaved ? 1 : y.column_stride;
+  const auto means = of_runs(normalization.mean, interleaved, size);
+  const auto scales = of_runs(normalization.scale, interleaved, size);
+  const T *mean = means.data(), *scale = scales.data();
   torch::stable::parallel_for(
       0, x.batch * x.height, tasks_per_thread(runs * size), [&](int64_t begin, int64_t end) {
         Elements<T> elements(x.width, repeat);
@@ -66,9 +87,16 @@ void forward(const Tensor& image, const Tensor& shape, const Tensor& center, Ten
             const int64_t b = task / x.height, i = task % x.height;
             const PatchRow<T> row(shapes[b], centers[b], i, x.height, x.width);
             elements.fill(row, repeat);
+            const int64_t from = row.begin * repeat, to = row.end * repeat;
+            const T* p = elements.p.data();
             for (int64_t c = 0; c < runs; ++c) {
-              cut_run(x.row(b, c, i), x_stride, y.row(b, c, i), y_stride, size,
-                      row.begin * repeat, row.end * repeat, elements.p.data());
+              const Scalar* xs = x.row(b, c, i);
+              Scalar* ys = y.row(b, c, i);
+              if (interleaved) {
+                cut_run<true>(xs, 1, ys, 1, size, from, to, p, mean, scale);
+              } else {
+                cut_run<false>(xs, x_stride, ys, y_stride, size, from, to, p, mean + c, scale + c);
+              }
             }
           }
         });
@@ -76,12 +104,13 @@ void forward(const Tensor& image, const Tensor& shape, const Tensor& center, Ten
 }
 
 // G, the gradient summed over the channels where the clamp lets it through.
-template <typename Scalar, typename T>
+template <bool each, typename Scalar, typename T>
 INLINE void add_run(const Scalar* x, int64_t x_stride, const Scalar* g, int64_t g_stride,
-                    int64_t count, const T* p, bool first, T* sum) {
+                    int64_t count, const T* p, const T* scale, bool first, T* sum) {
+  const T s = each ? T(1) : *scale;
   const auto all = [=](int64_t xs, int64_t gs) INLINE_LAMBDA {
     for (int64_t k = 0; k < count; ++k) {
-      const T value = T(g[k * gs]), before = first ? T(0) : sum[k];
+      const T value = T(g[k * gs]) * (each ? scale[k] : s), before = first ? T(0) : sum[k];
       sum[k] = before + (inside(T(x[k * xs]), p[k]) ? value : T(0));
     }
   };
@@ -109,24 +138,26 @@ INLINE void add_moments(const PatchRow<T>& row, const Elements<T>& elements, con
 }
 
 // The gradient for one run of the picture.
-template <typename Scalar, typename T>
+template <bool each, typename Scalar, typename T>
 INLINE void pass_run(const Scalar* x, int64_t x_stride, const Scalar* g, int64_t g_stride,
                      Scalar* y, int64_t y_stride, int64_t size, int64_t begin, int64_t end,
-                     const T* p) {
+                     const T* p, const T* scale) {
+  const T s = each ? T(1) : *scale;
   const auto all = [=](int64_t xs, int64_t gs, int64_t ys) INLINE_LAMBDA {
-    for (int64_t k = 0; k < begin; ++k)
-      y[k * ys] = inside(T(x[k * xs]), T(0)) ? g[k * gs] : Scalar(0);
-    for (int64_t k = begin; k < end; ++k)
-      y[k * ys] = inside(T(x[k * xs]), p[k - begin]) ? g[k * gs] : Scalar(0);
-    for (int64_t k = end; k < size; ++k)
-      y[k * ys] = inside(T(x[k * xs]), T(0)) ? g[k * gs] : Scalar(0);
+    const auto put = [=](int64_t k, T patch) INLINE_LAMBDA {
+      const T value = T(g[k * gs]) * (each ? scale[k] : s);
+      y[k * ys] = Scalar(inside(T(x[k * xs]), patch) ? value : T(0));
+    };
+    for (int64_t k = 0; k < begin; ++k) put(k, T(0));
+    for (int64_t k = begin; k < end; ++k) put(k, p[k - begin]);
+    for (int64_t k = end; k < size; ++k) put(k, T(0));
   };
   x_stride == 1 && g_stride == 1 && y_stride == 1 ? all(1, 1, 1) : all(x_stride, g_stride, y_stride);
 }
 
 template <typename Scalar, typename T>
 void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, const Tensor& center,
-              Tensor* grad_image, Tensor* grad_shape, Tensor* grad_center) {
+              const Normalization<T>& normalization, Tensor* grad_image, Tensor* grad_shape, Tensor* grad_center) {
   const auto x = read<Scalar>(image), g = read<Scalar>(grad);
   const auto y = write<Scalar>(grad_image != nullptr ? *grad_image : const_cast<Tensor&>(image));
   const PerPicture<T> shapes(shape), centers(center);
@@ -138,6 +169,9 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
   const int64_t x_stride = interleaved ? 1 : x.column_stride;
   const int64_t g_stride = interleaved ? 1 : g.column_stride;
   const int64_t y_stride = interleaved ? 1 : y.column_stride;
+
+  const auto scales = of_runs(normalization.scale, interleaved, size);
+  const T* scale = scales.data();
 
   const int64_t chunks = (x.height + kRows - 1) / kRows;
   std::vector<Moments> partial(x.batch * chunks);
@@ -154,16 +188,22 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
               if (from == to && !wants_image) continue;
               elements.fill(row, repeat);
               const T* p = elements.p.data();
-              for (int64_t c = 0; c < runs; ++c) {
+              const auto run = [&](int64_t c, auto each, const T* s) INLINE_LAMBDA {
+                constexpr bool known = decltype(each)::value;  // then strides are 1
+                const int64_t x_step = known ? 1 : x_stride, g_step = known ? 1 : g_stride;
                 const Scalar* xs = x.row(b, c, i);
                 const Scalar* gs = g.row(b, c, i);
                 if (wants_image) {
-                  pass_run(xs, x_stride, gs, g_stride, y.row(b, c, i), y_stride, size, from, to, p);
+                  pass_run<known>(xs, x_step, gs, g_step, y.row(b, c, i), known ? 1 : y_stride,
+                                  size, from, to, p, s);
                 }
                 if (wants_moments) {
-                  add_run(xs + from * x_stride, x_stride, gs + from * g_stride, g_stride, to - from,
-                          p, c == 0, sum.data());
+                  add_run<known>(xs + from * x_step, x_step, gs + from * g_step, g_step, to - from,
+                                 p, s + (known ? from : 0), c == 0, sum.data());
                 }
+              };
+              for (int64_t c = 0; c < runs; ++c) {
+                interleaved ? run(c, std::true_type(), scale) : run(c, std::false_type(), scale + c);
               }
               if (wants_moments && runs > 0) {
                 add_moments(row, elements, sum.data(), to - from, partial[task]);
@@ -196,17 +236,21 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
   if (grad_center != nullptr) store(*grad_center, 3);
 }
 
-Tensor cutdiff(const Tensor& image, const Tensor& shape, const Tensor& center) {
+Tensor cutdiff(const Tensor& image, const Tensor& shape, const Tensor& center,
+               const Constant& mean, const Constant& deviation) {
   Tensor out = torch::stable::empty_like(image);
   for_dtype(image.scalar_type(), [&](auto scalar, auto real) {
-    forward<decltype(scalar), decltype(real)>(image, shape, center, out);
+    using T = decltype(real);
+    const Normalization<T> normalization(mean, deviation, image.size(1));
+    forward<decltype(scalar), T>(image, shape, center, normalization, out);
   });
   return out;
 }
 
 std::tuple<Tensor, Tensor, Tensor> cutdiff_backward(const Tensor& grad, const Tensor& image,
                                                     const Tensor& shape, const Tensor& center,
-                                                    const std::vector<bool>& needed) {
+                                                    const std::vector<bool>& needed,
+                                                    const Constant& mean, const Constant& deviation) {
   Tensor results[3];
   const Tensor* inputs[3] = {&image, &shape, &center};
   for (int k = 0; k < 3; ++k) {
@@ -214,8 +258,10 @@ std::tuple<Tensor, Tensor, Tensor> cutdiff_backward(const Tensor& grad, const Te
   }
   const auto wanted = [&](int k) { return needed[k] ? &results[k] : nullptr; };
   for_dtype(image.scalar_type(), [&](auto scalar, auto real) {
-    backward<decltype(scalar), decltype(real)>(grad, image, shape, center, wanted(0), wanted(1),
-                                               wanted(2));
+    using T = decltype(real);
+    const Normalization<T> normalization(mean, deviation, image.size(1));
+    backward<decltype(scalar), T>(grad, image, shape, center, normalization, wanted(0), wanted(1),
+                                  wanted(2));
   });
   return {results[0], results[1], results[2]};
 }

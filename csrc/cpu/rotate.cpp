@@ -187,13 +187,14 @@ INLINE void for_each_pixel(const RowOfSources<T>& s, const Pictures<const Scalar
 
 template <typename Scalar, typename T>
 INLINE void write_row(const RowOfSources<T>& s, const Pictures<const Scalar>& x,
-                      const Scalar* plane, Scalar* y, int64_t y_stride) {
+                      const Scalar* plane, Scalar* y, int64_t y_stride, T mean, T scale) {
+  const Scalar outside = Scalar((0 - mean) * scale);
   const auto all = [&](int64_t stride) INLINE_LAMBDA {
-    for (int64_t k = 0; k < s.first; ++k) y[k * stride] = Scalar(0);
+    for (int64_t k = 0; k < s.first; ++k) y[k * stride] = outside;
     for_each_pixel(s, x, plane, [&](int64_t k, const auto& corners) INLINE_LAMBDA {
       using V = std::remove_cv_t<decltype(corners.v00)>;
       constexpr int count = sizeof(V) / sizeof(T);
-      const V value = corners.value(take<V>(s.down + k), take<V>(s.right + k));
+      const V value = (corners.value(take<V>(s.down + k), take<V>(s.right + k)) - mean) * scale;
       if (std::is_same_v<Scalar, T> && stride == 1) {
         put(y + k, value);
       } else {
@@ -202,7 +203,7 @@ INLINE void write_row(const RowOfSources<T>& s, const Pictures<const Scalar>& x,
         for (int l = 0; l < count; ++l) y[(k + l) * stride] = Scalar(values[l]);
       }
     });
-    for (int64_t k = s.last; k < s.count; ++k) y[k * stride] = Scalar(0);
+    for (int64_t k = s.last; k < s.count; ++k) y[k * stride] = outside;
   };
   y_stride == 1 ? all(1) : all(y_stride);
 }
@@ -232,7 +233,8 @@ INLINE void prefetch_sources(const RowOfSources<T>* sources, int k, const Pictur
 }
 
 template <typename Scalar, typename T>
-void forward(const Tensor& image, const std::vector<double>& angles, Tensor& out) {
+void forward(const Tensor& image, const std::vector<double>& angles,
+             const Normalization<T>& normalization, Tensor& out) {
   const auto x = read<Scalar>(image);
   const auto y = write<Scalar>(out);
   const Tasks all(x, angles.size() == 1);
@@ -248,10 +250,13 @@ void forward(const Tensor& image, const std::vector<double>& angles, Tensor& out
               const Scalar *plane = planes.of(x, n, 0), *next = planes.of(x, n + 1, 0);
               Scalar* to = planes.of(y, n, task.top) + task.left * y.column_stride;
               Scalar* after = planes.of(y, n + 1, task.top) + task.left * y.column_stride;
+              const T mean = normalization.mean[n % x.channels];
+              const T scale = normalization.scale[n % x.channels];
               for (int k = 0; k < task.bottom - task.top; ++k) {
                 prefetch_sources(sources.get(), k, x, next);
                 prefetch<1>(after + k * y.row_stride, y.column_stride, sources[k].count);
-                write_row(sources[k], x, plane, to + k * y.row_stride, y.column_stride);
+                write_row(sources[k], x, plane, to + k * y.row_stride, y.column_stride, mean,
+                          scale);
               }
             }
           }
@@ -262,7 +267,8 @@ void forward(const Tensor& image, const std::vector<double>& angles, Tensor& out
 // Adds grad times the slope along the turn, over one row of a tile.
 template <typename Scalar, typename T>
 INLINE void add_slopes(const RowOfSources<T>& s, const Pictures<const Scalar>& x,
-                       const Scalar* plane, const Scalar* g, int64_t g_stride, double* sums) {
+                       const Scalar* plane, const Scalar* g, int64_t g_stride, T scale,
+                       double* sums) {
   const auto all = [&](int64_t stride) INLINE_LAMBDA {
     T single = 0;
     T four[4] = {};
@@ -280,15 +286,15 @@ INLINE void add_slopes(const RowOfSources<T>& s, const Pictures<const Scalar>& x
         put(four, take<V>(four) + term);
       }
     });
-    sums[0] += double(single);
-    for (int l = 0; l < 4; ++l) sums[l] += double(four[l]);
+    sums[0] += double(scale) * double(single);
+    for (int l = 0; l < 4; ++l) sums[l] += double(scale) * double(four[l]);
   };
   g_stride == 1 ? all(1) : all(g_stride);
 }
 
 template <typename Scalar, typename T>
 void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<double>& angles,
-                    Tensor& grad_angle) {
+                    const Normalization<T>& normalization, Tensor& grad_angle) {
   const auto x = read<Scalar>(image), g = read<Scalar>(grad);
   const bool shared = angles.size() == 1;
   const Tasks all(x, shared);
@@ -306,10 +312,12 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
               const Scalar *plane = planes.of(x, n, 0), *next = planes.of(x, n + 1, 0);
               const Scalar* from = planes.of(g, n, task.top) + task.left * g.column_stride;
               const Scalar* after = planes.of(g, n + 1, task.top) + task.left * g.column_stride;
+              const T scale = normalization.scale[n % x.channels];
               for (int k = 0; k < task.bottom - task.top; ++k) {
                 prefetch_sources(sources.get(), k, x, next);
                 prefetch<0>(after + k * g.row_stride, g.column_stride, sources[k].count);
-                add_slopes(sources[k], x, plane, from + k * g.row_stride, g.column_stride, sums);
+                add_slopes(sources[k], x, plane, from + k * g.row_stride, g.column_stride, scale,
+                           sums);
               }
             }
             partial[index] = sums[0] + sums[1] + sums[2] + sums[3];
@@ -357,7 +365,8 @@ struct Readers {
 };
 
 template <typename Scalar, typename T>
-void image_gradient(const Tensor& grad, const std::vector<double>& angles, Tensor& grad_image) {
+void image_gradient(const Tensor& grad, const std::vector<double>& angles,
+                    const Normalization<T>& normalization, Tensor& grad_image) {
   const auto g = read<Scalar>(grad);
   const auto y = write<Scalar>(grad_image);
   const bool shared = angles.size() == 1;
@@ -371,6 +380,7 @@ void image_gradient(const Tensor& grad, const std::vector<double>& angles, Tenso
           for (int64_t b = task.first; b < task.last; ++b) {
             for (int64_t c = 0; c < g.channels; ++c) {
               const Scalar* plane = g.row(b, c, 0);
+              const T scale = normalization.scale[c];
               const size_t* start = readers.starts.data();
               for (int i = task.top; i < task.bottom; ++i) {
                 Scalar* to = y.row(b, c, i);
@@ -379,7 +389,7 @@ void image_gradient(const Tensor& grad, const std::vector<double>& angles, Tenso
                   for (size_t k = start[0]; k < start[1]; ++k) {
                     sum += readers.weights[k] * T(plane[readers.offsets[k]]);
                   }
-                  to[j * y.column_stride] = Scalar(sum);
+                  to[j * y.column_stride] = Scalar(scale * sum);
                 }
               }
             }
@@ -396,25 +406,29 @@ std::vector<double> angles_of(const Tensor& angle) {
   return angles;
 }
 
-Tensor rotate(const Tensor& image, const Tensor& angle) {
+Tensor rotate(const Tensor& image, const Tensor& angle, const Constant& mean,
+              const Constant& deviation) {
   Tensor out = torch::stable::empty_like(image);
   for_dtype(image.scalar_type(), [&](auto scalar, auto real) {
     using T = decltype(real);
-    forward<decltype(scalar), T>(image, angles_of<T>(angle), out);
+    const Normalization<T> normalization(mean, deviation, image.size(1));
+    forward<decltype(scalar), T>(image, angles_of<T>(angle), normalization, out);
   });
   return out;
 }
 
 std::tuple<Tensor, Tensor> rotate_backward(const Tensor& grad, const Tensor& image,
-                                           const Tensor& angle, const std::vector<bool>& needed) {
+                                           const Tensor& angle, const std::vector<bool>& needed,
+                                           const Constant& mean, const Constant& deviation) {
   Tensor grad_image = needed[0] ? torch::stable::empty_like(image) : nothing(image);
   Tensor grad_angle = needed[1] ? torch::stable::empty_like(angle) : nothing(angle);
   for_dtype(image.scalar_type(), [&](auto scalar, auto real) {
     using Scalar = decltype(scalar);
     using T = decltype(real);
     const auto angles = angles_of<T>(angle);
-    if (needed[0]) image_gradient<Scalar, T>(grad, angles, grad_image);
-    if (needed[1]) angle_gradient<Scalar, T>(grad, image, angles, grad_angle);
+    const Normalization<T> normalization(mean, deviation, image.size(1));
+    if (needed[0]) image_gradient<Scalar, T>(grad, angles, normalization, grad_image);
+    if (needed[1]) angle_gradient<Scalar, T>(grad, image, angles, normalization, grad_angle);
   });
   return {grad_image, grad_angle};
 }

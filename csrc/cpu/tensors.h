@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace stssad_fast {
@@ -72,6 +73,24 @@ class PerPicture {
   bool shared_;
   int64_t entries_;
   std::vector<T> values_;
+};
+
+using Constant = std::optional<Tensor>;
+
+// What comes out of a picture op is (value - mean) * scale: by default the value as it is.
+template <typename T>
+struct Normalization {
+  std::vector<T> mean, scale;  // of each channel
+
+  Normalization(const Constant& means, const Constant& deviations, int64_t channels)
+      : mean(channels, T(0)), scale(channels, T(1)) {
+    if (!means || !deviations) return;
+    const T *m = means->const_data_ptr<T>(), *d = deviations->const_data_ptr<T>();
+    for (int64_t c = 0; c < channels; ++c) {
+      mean[c] = m[c];
+      scale[c] = 1 / d[c];
+    }
+  }
 };
 
 // Calls f(Scalar, T): how the pictures are stored, and in what we calculate.

@@ -86,6 +86,37 @@ struct Angles {
   }
 };
 
+// 1 / x without the slow path for numbers outside of the normal range: a call, around which a
+// thread's registers are saved.
+__device__ float reciprocal(float x) {
+  const float estimate = __fdividef(1.0f, x);
+  return estimate * (2.0f - x * estimate);
+}
+__device__ double reciprocal(double x) {
+  double estimate;  // of 20 bits, which each step doubles
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(estimate) : "d"(x));
+  estimate *= 2.0 - x * estimate;
+  return estimate * (2.0 - x * estimate);
+}
+
+// What is written is (value - mean) / deviation, channel by channel; without them, the value.
+template <typename T>
+struct Channels {
+  const T *means = nullptr, *deviations = nullptr;
+
+  Channels(const Constant& mean, const Constant& deviation) {
+    if (!mean || !deviation) return;
+    means = mean->const_data_ptr<T>(), deviations = deviation->const_data_ptr<T>();
+  }
+
+  __device__ T normalised(int64_t c, T value) const {
+    return deviations == nullptr ? value : scaled(c, value - means[c]);
+  }
+  __device__ T scaled(int64_t c, T grad) const {
+    return deviations == nullptr ? grad : grad * reciprocal(deviations[c]);
+  }
+};
+
 template <typename T, typename Scalar>
 __device__ Source<T> source_in(const Pictures<Scalar>& x, const Turn& turn, const Pixel& pixel) {
   return source_of<T>(turn, pixel.row, pixel.column, (x.height - 1) / 2.0, (x.width - 1) / 2.0);
@@ -128,7 +159,8 @@ __device__ void for_each_channel(const Source<T>& s, const Pictures<const Scalar
 
 template <typename Scalar, typename T>
 __global__ void __launch_bounds__(kThreads)
-    write_pixels(Pictures<const Scalar> x, Angles<T> angles, Pictures<Scalar> y) {
+    write_pixels(Pictures<const Scalar> x, Angles<T> angles, Channels<T> channels,
+                 Pictures<Scalar> y) {
   if (slice() >= x.batch) return;  // the grid is rounded up
   const Turn turn = angles.turn();
   const Pixel pixel = Pixel::of_thread(x);
@@ -138,7 +170,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t b = slice(); b < x.batch; b += slices()) {
     for_each_channel(s, x, b, [&](int64_t c, bool there, const Corners<T>& corners) {
       const T value = corners.value(s.down, s.right);
-      if (there) *channel(y, b, c, pixel.row, pixel.column) = Scalar(value);
+      if (there) {
+        *channel(y, b, c, pixel.row, pixel.column) = Scalar(channels.normalised(c, value));
+      }
     });
   }
 }
@@ -161,7 +195,7 @@ __device__ double sum_of_block(double value) {
 template <typename Scalar, typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 3 : 2)
     sum_slopes(Pictures<const Scalar> g, Pictures<const Scalar> x, Angles<T> angles,
-               double* partial) {
+               Channels<T> channels, double* partial) {
   if (slice() >= x.batch) return;
   const Turn turn = angles.turn();
   const Pixel pixel = Pixel::of_thread(x);
@@ -173,7 +207,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 3 : 2)
       const Scalar* grad = channel(g, b, 0, pixel.row, pixel.column);
       T of_picture = 0;
       for_each_channel(s, x, b, [&](int64_t c, bool there, const Corners<T>& corners) {
-        of_picture += (there ? T(grad[c * g.channel_stride]) : T(0)) *
+        of_picture += (there ? channels.scaled(c, T(grad[c * g.channel_stride])) : T(0)) *
                       (corners.slope_of_rows(s.right) * s.rows +
                        corners.slope_of_columns(s.down) * s.columns);
       });
@@ -253,7 +287,8 @@ struct Readers {
 
 template <typename Scalar, typename T>
 __global__ void __launch_bounds__(kThreads)
-    gather_readers(Pictures<const Scalar> g, Angles<T> angles, Pictures<Scalar> y) {
+    gather_readers(Pictures<const Scalar> g, Angles<T> angles, Channels<T> channels,
+                   Pictures<Scalar> y) {
   if (slice() >= g.batch) return;
   const Turn turn = angles.turn();
   const Pixel pixel = Pixel::of_thread(g);
@@ -264,7 +299,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t b = slice(); b < g.batch; b += slices()) {
 #pragma unroll 1
     for (int64_t c = 0; c < g.channels; ++c) {
-      *channel(y, b, c, pixel.row, pixel.column) = Scalar(readers.sum(channel(g, b, c)));
+      const T sum = readers.sum(channel(g, b, c));
+      *channel(y, b, c, pixel.row, pixel.column) = Scalar(channels.scaled(c, sum));
     }
   }
 }
@@ -275,7 +311,8 @@ cudaStream_t current_stream(const Tensor& t) {
   return static_cast<cudaStream_t>(stream);
 }
 
-Tensor rotate(const Tensor& image, const Tensor& angle) {
+Tensor rotate(const Tensor& image, const Tensor& angle, const Constant& mean,
+              const Constant& deviation) {
   const torch::stable::accelerator::DeviceGuard guard(image.get_device_index());
   Tensor out = torch::stable::empty_like(image);
   if (out.numel() == 0) return out;
@@ -285,25 +322,26 @@ Tensor rotate(const Tensor& image, const Tensor& angle) {
     const auto x = read<Scalar>(image);
     const Angles<T> angles(angle);
     write_pixels<Scalar, T><<<grid_of(x, angles.shared), kThreads, 0, current_stream(image)>>>(
-        x, angles, write<Scalar>(out));
+        x, angles, Channels<T>(mean, deviation), write<Scalar>(out));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   return out;
 }
 
 template <typename Scalar, typename T>
-void image_gradient(const Tensor& grad, const Tensor& angle, Tensor& grad_image) {
+void image_gradient(const Tensor& grad, const Tensor& angle, const Channels<T>& channels,
+                    Tensor& grad_image) {
   if (grad_image.numel() == 0) return;
   const auto g = read<Scalar>(grad);
   const Angles<T> angles(angle);
   gather_readers<Scalar, T><<<grid_of(g, angles.shared), kThreads, 0, current_stream(grad)>>>(
-      g, angles, write<Scalar>(grad_image));
+      g, angles, channels, write<Scalar>(grad_image));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <typename Scalar, typename T>
 void angle_gradient(const Tensor& grad, const Tensor& image, const Tensor& angle,
-                    Tensor& grad_angle) {
+                    const Channels<T>& channels, Tensor& grad_angle) {
   const Angles<T> angles(angle);
   if (angles.count == 0) return;
   const auto g = read<Scalar>(grad), x = read<Scalar>(image);
@@ -314,7 +352,8 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const Tensor& angle
   Tensor partial = torch::stable::new_empty(image, {parts}, ScalarType::Double);
   double* sums = partial.mutable_data_ptr<double>();
   if (parts > 0) {
-    sum_slopes<Scalar, T><<<grid, kThreads, 0, current_stream(image)>>>(g, x, angles, sums);
+    sum_slopes<Scalar, T><<<grid, kThreads, 0, current_stream(image)>>>(
+        g, x, angles, channels, sums);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
   T* to = grad_angle.mutable_data_ptr<T>();
@@ -325,15 +364,17 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const Tensor& angle
 }
 
 std::tuple<Tensor, Tensor> rotate_backward(const Tensor& grad, const Tensor& image,
-                                           const Tensor& angle, const std::vector<bool>& needed) {
+                                           const Tensor& angle, const std::vector<bool>& needed,
+                                           const Constant& mean, const Constant& deviation) {
   const torch::stable::accelerator::DeviceGuard guard(image.get_device_index());
   Tensor grad_image = needed[0] ? torch::stable::empty_like(image) : nothing(image);
   Tensor grad_angle = needed[1] ? torch::stable::empty_like(angle) : nothing(angle);
   for_dtype(image.scalar_type(), [&](auto scalar, auto real) {
     using Scalar = decltype(scalar);
     using T = decltype(real);
-    if (needed[0]) image_gradient<Scalar, T>(grad, angle, grad_image);
-    if (needed[1]) angle_gradient<Scalar, T>(grad, image, angle, grad_angle);
+    const Channels<T> channels(mean, deviation);
+    if (needed[0]) image_gradient<Scalar, T>(grad, angle, channels, grad_image);
+    if (needed[1]) angle_gradient<Scalar, T>(grad, image, angle, channels, grad_angle);
   });
   return {grad_image, grad_angle};
 }

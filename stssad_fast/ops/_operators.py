@@ -11,6 +11,7 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function
 
 LIBRARY = torch.library.Library("stssad_fast", "DEF")
+Normalize = tuple[Tensor | Sequence[float] | float, Tensor | Sequence[float] | float]
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -21,6 +22,7 @@ def differentiable(
     backward: Callable[..., tuple[Tensor, ...]],
     batched: Callable[..., Tensor],
     memo: Callable[..., Tensor] | None = None,
+    constants: Sequence[str] = (),
     library: torch.library.Library = LIBRARY,
 ) -> Callable[..., Tensor]:
     """Register ``stssad_fast::NAME`` and ``..._backward``, and join them for autograd.
@@ -37,23 +39,28 @@ def differentiable(
             memory, those of an operator with a memo contiguous.
         forward: reference implementation; its result is like the first argument, or a scalar for
             an operator with a memo.
-        backward: ``(grad, *arguments) -> one gradient per argument``, reference implementation.
+        backward: ``(grad, *arguments, *constants) -> one gradient per argument``, reference
+            implementation.
         batched: ``(size, dims, *arguments) -> result`` with the dimension that vmap maps over in
             front; called with ``apply`` as keyword, the function that this one returns.
         memo: ``(*arguments) -> zeros``, shaped like what the kernels' forward notes for their
             backward: a second result of NAME, and an argument of NAME_backward behind ``grad``.
             The reference neither writes nor reads it.
+        constants: names of tensors behind the arguments that have no gradient, contiguous or
+            None; those of NAME_backward come last.
         library: where to register.
 
     Returns:
-        the differentiable function of the tensor arguments.
+        the differentiable function of the tensor arguments and constants.
     """
+    count, total = len(arguments), len(arguments) + len(constants)
+    optional = "".join(f", Tensor? {constant}=None" for constant in constants)
     tensors = ", ".join(f"Tensor {argument}" for argument in arguments)
     gradients = ", ".join("Tensor" for _ in arguments)
     noted, note = ("(Tensor, Tensor)", "Tensor memo, ") if memo else ("Tensor", "")
-    library.define(f"{name}({tensors}) -> {noted}", tags=(torch.Tag.pt2_compliant_tag,))
+    library.define(f"{name}({tensors}{optional}) -> {noted}", tags=(torch.Tag.pt2_compliant_tag,))
     library.define(
-        f"{name}_backward(Tensor grad, {note}{tensors}, bool[] needed) -> ({gradients})",
+        f"{name}_backward(Tensor grad, {note}{tensors}, bool[] needed{optional}) -> ({gradients})",
         tags=(torch.Tag.pt2_compliant_tag,),
     )
 
@@ -62,17 +69,23 @@ def differentiable(
         return (result, memo(*inputs)) if memo else _laid_out_like(result, inputs[0])
 
     def default_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-        *values, needed = inputs[1:] if memo else inputs
+        values, needed, fixed = divide(inputs)
+        parts = backward(grad, *values, *fixed)
         return tuple(
             _laid_out_like(part, value) if wanted else part.new_empty(0)
-            for part, value, wanted in zip(backward(grad, *values), values, needed, strict=True)
+            for part, value, wanted in zip(parts, values, needed, strict=True)
         )
+
+    def divide(inputs: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+        """Arguments, ``needed`` and constants of what NAME_backward receives behind ``grad``."""
+        inputs = inputs[1:] if memo else inputs
+        return inputs[:count], inputs[count], inputs[count + 1 :]
 
     def fake(*inputs: Tensor) -> Any:
         return (inputs[0].new_empty(()), memo(*inputs)) if memo else torch.empty_like(inputs[0])
 
     def fake_backward(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-        *values, needed = inputs[1:] if memo else inputs
+        values, needed, _ = divide(inputs)
         return tuple(
             torch.empty_like(value) if wanted else value.new_empty(0)
             for value, wanted in zip(values, needed, strict=True)
@@ -101,43 +114,56 @@ def differentiable(
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
             if grad is None:
-                return (None,) * len(arguments)
-            needed = list(ctx.needs_input_grad)
+                return (None,) * total
+            needed = list(ctx.needs_input_grad[:count])
             saved = ctx.saved_tensors
-            inputs, notes = saved[: len(arguments)], saved[len(arguments) :]
+            inputs, fixed, notes = saved[:count], saved[count:total], saved[total:]
             if torch.is_grad_enabled():
-                found = backward(grad, *inputs)
+                found = backward(grad, *inputs, *fixed)
             else:
-                found = operator_backward(grad, *notes, *inputs, needed)
+                found = operator_backward(grad, *notes, *inputs, needed, *fixed)
             return tuple(
                 part if wanted else None for part, wanted in zip(found, needed, strict=True)
-            )
+            ) + (None,) * len(constants)
 
         @staticmethod
         def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, Any]:
-            result = batched(info.batch_size, dims, *inputs, apply=apply)
+            fixed = inputs[count:]
+            if any(dim is not None for dim in dims[count:]):
+                raise ValueError(f"{' and '.join(constants)} cannot differ along vmap's dimension")
+            result = batched(
+                info.batch_size,
+                dims[:count],
+                *inputs[:count],
+                apply=lambda *values: apply(*values, *fixed),
+            )
             if memo is None:
                 return result, 0
             # The mapped backward is the reference's; a kernel that read this would tell by NaN.
             return (result, result.new_full((info.batch_size, 1), math.nan)), (0, 0)
 
     # Dynamo counts the parameters of `forward` to tell whether it takes a context.
-    parameters = [inspect.Parameter(a, inspect.Parameter.POSITIONAL_ONLY) for a in arguments]
+    parameters = [
+        inspect.Parameter(a, inspect.Parameter.POSITIONAL_ONLY) for a in (*arguments, *constants)
+    ]
     Differentiable.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
     class DifferentiableForward(Differentiable):
         # Dynamo refuses a Function with jvp, hence two classes.
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+            if any(tangent is not None for tangent in tangents[count:]):
+                raise ValueError(f"{' and '.join(constants)} have no derivative; detach them")
             # The backward is linear in `grad`, and its transpose is the derivative itself.
-            primals = ctx.saved_tensors[: len(arguments)]
-            output, *notes = ctx.saved_tensors[len(arguments) :]
+            saved = ctx.saved_tensors
+            primals, fixed = saved[:count], saved[count:total]
+            output, *notes = saved[total:]
             directions = tuple(
                 torch.zeros_like(primal) if tangent is None else tangent
-                for primal, tangent in zip(primals, tangents, strict=True)
+                for primal, tangent in zip(primals, tangents[:count], strict=True)
             )
             transpose: Callable[..., tuple[Tensor]] = torch.func.vjp(
-                lambda grad: backward(grad, *primals), torch.zeros_like(output)
+                lambda grad: backward(grad, *primals, *fixed), torch.zeros_like(output)
             )[1]
             slope = transpose(directions)[0]
             return (slope, torch.zeros_like(notes[0])) if memo else slope
@@ -146,7 +172,8 @@ def differentiable(
     # `inspect`, which takes longer than a small kernel.
     apply_directly = super(Function, DifferentiableForward).apply
 
-    def apply(*inputs: Tensor) -> Tensor:
+    def apply(*inputs: Any) -> Tensor:
+        inputs += (None,) * (total - len(inputs))
         if memo is not None:
             inputs = tuple(value.contiguous() for value in inputs)
         if torch.compiler.is_compiling():
@@ -249,3 +276,42 @@ def hyperparameter(value: Any, image: Tensor, trailing: tuple[int, ...], name: s
         )
     check_finite(value, name)
     return value.reshape(-1, *trailing).to(dtype)
+
+
+def normalization(normalize: Any, image: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """``normalize``, a pair (mean, std) or None, as (C,) each in the arithmetic dtype of ``image``.
+
+    Raises:
+        TypeError: not a pair of numbers, sequences of numbers or floating-point tensors.
+        ValueError: wrong length, other device than ``image``, a gradient is wanted, or (on the
+            CPU) not finite or, std, not positive.
+    """
+    if normalize is None:
+        return None, None
+    if not isinstance(normalize, tuple | list) or len(normalize) != 2:
+        raise TypeError("normalize is not a pair; expected (mean, std), one number per channel")
+    names = ("mean of normalize", "std of normalize")
+    mean, std = (
+        _per_channel(value, name, image) for value, name in zip(normalize, names, strict=True)
+    )
+    check_finite(mean, names[0])
+    check_positive(std, names[1])
+    return mean, std
+
+
+def _per_channel(value: Any, name: str, image: Tensor) -> Tensor:
+    dtype, channels = arithmetic_dtype(image.dtype), image.shape[1]
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(value, dtype=dtype, device=image.device)
+    if value.dtype not in FLOATING:
+        raise TypeError(f"{name} is {value.dtype}; expected floating-point numbers")
+    if value.device != image.device:
+        raise ValueError(f"{name} is on {value.device}, image on {image.device}; move one of them")
+    if tuple(value.shape) not in ((), (channels,)):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; expected () or ({channels},), one number per "
+            "channel"
+        )
+    if value.requires_grad:
+        raise ValueError(f"{name} wants a gradient, which there is none of; detach it")
+    return value.to(dtype).expand(channels).contiguous()

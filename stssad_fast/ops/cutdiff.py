@@ -4,7 +4,14 @@ import torch
 from torch import Tensor
 
 from stssad_fast.ops import reference
-from stssad_fast.ops._operators import check_floating, differentiable, fold_batch, hyperparameter
+from stssad_fast.ops._operators import (
+    Normalize,
+    check_floating,
+    differentiable,
+    fold_batch,
+    hyperparameter,
+    normalization,
+)
 
 _cutdiff = differentiable(
     "cutdiff",
@@ -12,6 +19,7 @@ _cutdiff = differentiable(
     reference.cutdiff,
     reference.cutdiff_backward,
     fold_batch,
+    constants=["mean", "std"],
 )
 
 
@@ -20,6 +28,7 @@ def cutdiff(
     shape: Tensor,
     center: Tensor | None = None,
     *,
+    normalize: Normalize | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Subtract a soft elliptical patch: ``clamp(image - p, 0, 1)`` (ST-SSAD, Alg. 2).
@@ -36,6 +45,9 @@ def cutdiff(
             singular there is no patch, and its gradient is 0.
         center: (2,) or (B, 2): row and column of the patch's centre as fractions of the picture.
             Default: one per picture, uniform on [0, 1]^2.
+        normalize: ``(mean, std)``, each a number or one per channel: return
+            ``(clamp(...) - mean) / std``, in the same pass over the picture. Constants to every
+            derivative. Numbers are sent to the device of ``image`` at each call, tensors are not.
         generator: draws the default centres; on the device of ``image``.
 
     Returns:
@@ -43,7 +55,8 @@ def cutdiff(
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
-        ValueError: shapes or devices do not fit, or shape or center (on the CPU) is not finite.
+        ValueError: shapes or devices do not fit, shape or center (on the CPU) is not finite, or
+            std not positive.
     """
     check_floating(image, "image", "(B, C, H, W)")
     shape = hyperparameter(shape, image, (3,), "shape")
@@ -52,4 +65,4 @@ def cutdiff(
             image.shape[0], 2, generator=generator, device=image.device, dtype=shape.dtype
         )
     center = hyperparameter(center, image, (2,), "center")
-    return _cutdiff(image, shape, center)
+    return _cutdiff(image, shape, center, *normalization(normalize, image))

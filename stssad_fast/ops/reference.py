@@ -12,6 +12,12 @@ import math
 import torch
 from torch import Tensor
 
+
+def _per_channel(values: Tensor) -> Tensor:
+    """(C,) as (C, 1, 1), to go with (B, C, H, W)."""
+    return values[:, None, None]
+
+
 # ------------------------------------------------------------------------------------- CutDiff
 
 
@@ -46,7 +52,13 @@ def _patch(
     return torch.where(near, torch.exp(-(w1 * w1 + w2 * w2)), 0.0), w1, w2, l11, l22
 
 
-def cutdiff(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
+def cutdiff(
+    image: Tensor,
+    shape: Tensor,
+    center: Tensor,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+) -> Tensor:
     """``clamp(image - p, 0, 1)`` with the soft elliptical patch ``p`` (paper, Alg. 2).
 
     Pixel (i, j), 1-based, sits at ``g = (i/H, j/W)``; ``p = exp(-|L^-1 (g - center)|^2)`` is the
@@ -57,6 +69,8 @@ def cutdiff(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
         shape: (1 or B, 3), the entries ``l11, l21, l22`` of the lower triangle of ``L``, in units
             of the picture's height and width. A singular ``L`` has no patch and no gradient.
         center: (1 or B, 2), row and column of the patch's centre as fractions of the picture.
+        mean, std: (C,): the result's channels are normalised, ``(result - mean) / std``, before
+            they are rounded to the dtype of ``image``. None: they are not.
 
     Returns:
         (B, C, H, W) in the dtype of ``image``.
@@ -64,22 +78,32 @@ def cutdiff(image: Tensor, shape: Tensor, center: Tensor) -> Tensor:
     patch = _patch(shape, center, *image.shape[-2:])[0]
     cut = image.to(shape.dtype) - patch[:, None]
     inside = (cut > 0) & (cut < 1)
-    return torch.where(inside, cut, cut.detach().clamp(0, 1)).to(image.dtype)
+    result = torch.where(inside, cut, cut.detach().clamp(0, 1))
+    if mean is not None and std is not None:
+        result = (result - _per_channel(mean)) / _per_channel(std)
+    return result.to(image.dtype)
 
 
 def cutdiff_backward(
-    grad: Tensor, image: Tensor, shape: Tensor, center: Tensor
+    grad: Tensor,
+    image: Tensor,
+    shape: Tensor,
+    center: Tensor,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`cutdiff` for image, shape and centre.
 
-    With ``G = sum_c grad * [0 < image - p < 1]`` and ``dp/dw = -2 p w``, everything that shape and
-    centre need is five moments of ``p G`` over the pixels: those of ``w1^2, w1 w2, w2^2, w1, w2``.
+    With ``G = sum_c grad / std * [0 < image - p < 1]`` and ``dp/dw = -2 p w``, everything that
+    shape and centre need is five moments of ``p G`` over the pixels: those of ``w1^2, w1 w2, w2^2,
+    w1, w2``.
     What would overflow is the largest number instead.
     """
     patch, w1, w2, l11, l22 = _patch(shape, center, *image.shape[-2:])
     cut = image.to(shape.dtype) - patch[:, None]
     inside = (cut > 0) & (cut < 1)
-    grad = torch.where(inside, grad.to(shape.dtype), 0.0)
+    grad = grad.to(shape.dtype) if std is None else grad.to(shape.dtype) / _per_channel(std)
+    grad = torch.where(inside, grad, 0.0)
     weight = patch * grad.sum(1)  # (B, H, W)
 
     def moment(value: Tensor) -> Tensor:
@@ -153,7 +177,9 @@ def _corners(
     return values, fy, fx, indices, valid
 
 
-def rotate(image: Tensor, angle: Tensor) -> Tensor:
+def rotate(
+    image: Tensor, angle: Tensor, mean: Tensor | None = None, std: Tensor | None = None
+) -> Tensor:
     """Rotate counter-clockwise about the picture's centre, bilinear, zeros outside (paper, 3.2.2).
 
     The output pixel at ``(y, x)`` from the centre is read at ``(sin x + cos y, cos x - sin y)``,
@@ -162,6 +188,7 @@ def rotate(image: Tensor, angle: Tensor) -> Tensor:
     Args:
         image: (B, C, H, W).
         angle: (1 or B,), degrees.
+        mean, std: (C,), as for :func:`cutdiff`; what comes from outside is ``-mean / std``.
 
     Returns:
         (B, C, H, W) in the dtype of ``image``.
@@ -169,15 +196,24 @@ def rotate(image: Tensor, angle: Tensor) -> Tensor:
     y, x, _, _ = _sampling(angle, *image.shape[-2:])
     (v00, v01, v10, v11), fy, fx, _, _ = _corners(image.to(angle.dtype), y, x)
     top, bottom = v00 + fx * (v01 - v00), v10 + fx * (v11 - v10)
-    return (top + fy * (bottom - top)).to(image.dtype)
+    result = top + fy * (bottom - top)
+    if mean is not None and std is not None:
+        result = (result - _per_channel(mean)) / _per_channel(std)
+    return result.to(image.dtype)
 
 
-def rotate_backward(grad: Tensor, image: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+def rotate_backward(
+    grad: Tensor,
+    image: Tensor,
+    angle: Tensor,
+    mean: Tensor | None = None,
+    std: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Gradients of :func:`rotate` for image and angle."""
     batch, channels, height, width = image.shape
     y, x, dy, dx = _sampling(angle, height, width)
     (v00, v01, v10, v11), fy, fx, indices, valid = _corners(image.to(angle.dtype), y, x)
-    grad = grad.to(angle.dtype)
+    grad = grad.to(angle.dtype) if std is None else grad.to(angle.dtype) / _per_channel(std)
     slope_x = (1 - fy) * (v01 - v00) + fy * (v11 - v10)
     slope_y = (1 - fx) * (v10 - v00) + fx * (v11 - v01)
     grad_angle = (grad * (slope_y * dy[:, None] + slope_x * dx[:, None])).sum((1, 2, 3))

@@ -67,14 +67,15 @@ def compile_instead_of_launching(found):
     return choose
 
 
-def cutdiff_calls(size, dtype, layout, needed):
+def cutdiff_calls(size, dtype, layout, needed, normalized=False):
     arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
     image = torch.empty(size, dtype=dtype).to(memory_format=layout)
     shape, center = torch.empty(1, 3, dtype=arithmetic), torch.empty(size[0], 2).to(arithmetic)
-    name = f"{size} {dtype} {layout}".replace("torch.", "")
-    yield f"cutdiff {name}", cutdiff.cutdiff, (image, shape, center)
+    constants = (shape.new_empty(size[1]),) * 2 if normalized else ()
+    name = f"{size} {dtype} {layout}{' normalized' * normalized}".replace("torch.", "")
+    yield f"cutdiff {name}", cutdiff.cutdiff, (image, shape, center, *constants)
     wanted = "+".join(n for n, w in zip(("image", "shape", "center"), needed, strict=True) if w)
-    arguments = (image, image, shape, center, list(needed))
+    arguments = (image, image, shape, center, list(needed), *constants)
     yield f"cutdiff_backward {name} {wanted}", cutdiff.cutdiff_backward, arguments
 
 
@@ -104,6 +105,9 @@ def calls(architecture):
         yield from cutdiff_calls(size, torch.bfloat16, contiguous, a)
         yield from cutdiff_calls(size, torch.float32, last, a)
         yield from cutdiff_calls(size, torch.bfloat16, last, image)
+        yield from cutdiff_calls(size, torch.bfloat16, contiguous, every, normalized=True)
+        yield from cutdiff_calls(size, torch.float64, contiguous, every, normalized=True)
+        yield from cutdiff_calls(size, torch.float32, last, every, normalized=True)
         yield from cutdiff_calls((64, 3, 32, 32), torch.float32, contiguous, every)
         yield from cutdiff_calls((5, 3, 33, 35), torch.float32, contiguous, every)
         yield from cutdiff_calls((1, 1, 1, 1), torch.float32, contiguous, every)

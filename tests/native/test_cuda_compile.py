@@ -13,7 +13,7 @@ ARCHITECTURES = ("80", "90")
 SCALARS = {"float": "float", "double": "double", "Half": "float", "BFloat16": "float"}
 # What a thread may use: 64 leave four blocks of 256 threads to a multiprocessor, 80 three, 128 two.
 REGISTERS = {
-    "write_pixels": {"float": 64, "double": 64},
+    "write_pixels": {"float": 64, "double": 80},
     "sum_slopes": {"float": 80, "double": 128},
     "gather_readers": {"float": 64, "double": 80},
     "sum_parts": {"float": 64, "double": 64},

@@ -68,8 +68,8 @@ def _registered(name: str, *ops: str) -> tuple[dict[str, Callable[..., Tensor]],
     library = torch.library.Library(name, "DEF")
     LIBRARIES.append(library)
     arguments = {
-        "cutdiff": (["image", "shape", "center"], fold_batch),
-        "rotate": (["image", "angle"], fold_batch),
+        "cutdiff": (["image", "shape", "center"], fold_batch, None, ["mean", "std"]),
+        "rotate": (["image", "angle"], fold_batch, None, ["mean", "std"]),
         "mean_distance_loss": (["train", "augmented", "test"], _batched, _memo),
     }
 
