@@ -1,0 +1,144 @@
+"""3x3 convolution: Winograd's algorithm on the CPU, differentiable to any order."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from stssad_fast.ops import extension
+from stssad_fast.ops._operators import LIBRARY
+
+# Fewer channels do not pay for the transforms. The kernels take sixteen at a time.
+LEAST_CHANNELS, LANES = 64, 16
+# Numbers of a transformed batch that are made at a time, so that they stay in the cache, but tiles
+# enough that it is worth while to read the transformed weights again.
+CHUNK, LEAST_TILES = 1 << 19, 128
+POINTS = 36
+
+for _schema in (
+    "winograd_input(Tensor image, Tensor(a!) points) -> ()",
+    "winograd_gradient(Tensor grad, Tensor(a!) points) -> ()",
+    "winograd_output(Tensor points, Tensor(a!) image) -> ()",
+    "winograd_weight(Tensor weight, bool transposed, Tensor(a!) points) -> ()",
+    "winograd_weight_gradient(Tensor points, Tensor(a!) grad) -> ()",
+):
+    LIBRARY.define(_schema)
+    torch.library.register_fake(
+        f"stssad_fast::{_schema.partition('(')[0]}", lambda *_: None, lib=LIBRARY
+    )
+_kernels = torch.ops.stssad_fast
+
+
+def conv3x3(image: Tensor, weight: Tensor) -> Tensor:
+    """``F.conv2d(image, weight, padding=1)`` for 3x3 weights, with fewer multiplications.
+
+    On the CPU, in float32 and with at least 64 channels in and out, Winograd's F(4x4, 3x3) takes a
+    quarter of the multiplications of the direct algorithm, and the result is channels-last; its
+    rounding is some ten times that of the direct one. Anything else is F.conv2d. Derivatives of any
+    order are convolutions again, and take the same road.
+
+    Args:
+        image: (B, C, H, W).
+        weight: (K, C, 3, 3).
+
+    Returns:
+        (B, K, H, W).
+    """
+    if _suits(image, weight):
+        found: Tensor = _Convolution.apply(image, weight, False)
+        return found
+    return F.conv2d(image, weight, padding=1)
+
+
+def _suits(image: Tensor, weight: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    height, width = image.shape[-2:]
+    tiles = _tiles(height, width)
+    return (
+        image.device.type == weight.device.type == "cpu"
+        and image.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and all(n >= LEAST_CHANNELS and n % LANES == 0 for n in weight.shape[:2])
+        and image.numel() > 0
+        and tiles * 12 <= height * width  # tiles that jut out are work for nothing
+        and len(image) * tiles * 4 >= max(weight.shape[:2])  # or the weights take too much of it
+        and extension.load()
+        and torch._C._dispatch_has_kernel_for_dispatch_key("stssad_fast::winograd_input", "CPU")
+    )
+
+
+class _Convolution(Function):
+    """``image * weight``; transposed: what its gradient for ``image`` is as a function of that."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+        ctx.save_for_backward(image, weight)
+        ctx.transposed = transposed
+        image = image.contiguous(memory_format=torch.channels_last)
+        outputs, channels = weight.shape[:2] if not transposed else weight.shape[1::-1]
+        points = weight.new_empty(POINTS, channels, outputs)
+        _kernels.winograd_weight(weight.contiguous(), transposed, points)
+        size = (len(image), outputs, *image.shape[-2:])
+        result = torch.empty(size, dtype=image.dtype, memory_format=torch.channels_last)
+        for part, transformed, products in _chunks(image, result):
+            _kernels.winograd_input(image[part], transformed)
+            torch.bmm(transformed, points, out=products)
+            _kernels.winograd_output(products, result[part])
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        image, weight = ctx.saved_tensors
+        grad_image = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_image = _Convolution.apply(grad, weight, not ctx.transposed)
+        if ctx.needs_input_grad[1]:
+            pair = (image, grad) if ctx.transposed else (grad, image)
+            grad_weight = _WeightGradient.apply(*pair)
+        return grad_image, grad_weight, None
+
+
+class _WeightGradient(Function):
+    """Gradient of ``image * weight`` for the weight, which is linear in ``grad`` and ``image``."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, image: Tensor) -> Tensor:
+        ctx.save_for_backward(grad, image)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=torch.channels_last)
+        outputs, channels = grad.shape[1], image.shape[1]
+        points = image.new_zeros(POINTS, channels, outputs)
+        for part, transformed, incoming in _chunks(image, grad):
+            _kernels.winograd_input(image[part], transformed)
+            _kernels.winograd_gradient(grad[part], incoming)
+            points.baddbmm_(transformed.transpose(1, 2), incoming)
+        result = image.new_empty(outputs, channels, 3, 3)
+        _kernels.winograd_weight_gradient(points, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad_weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        grad, image = ctx.saved_tensors
+        return (
+            _Convolution.apply(image, grad_weight, False) if ctx.needs_input_grad[0] else None,
+            _Convolution.apply(grad, grad_weight, True) if ctx.needs_input_grad[1] else None,
+        )
+
+
+def _tiles(height: int, width: int) -> int:
+    return -(-height // 4) * -(-width // 4)
+
+
+def _chunks(image: Tensor, result: Tensor) -> Any:
+    """Pictures to take at a time, and room for both batches transformed, (36, tiles, C) each."""
+    tiles = _tiles(*image.shape[-2:])
+    widest = max(image.shape[1], result.shape[1])
+    size = min(len(image), max(CHUNK // (POINTS * widest), LEAST_TILES) // tiles + 1)
+    # One more tile, so that points do not lie a power of two apart, where caches have no room.
+    rooms = [value.new_empty(POINTS, size * tiles + 1, value.shape[1]) for value in (image, result)]
+    for first in range(0, len(image), size):
+        part = slice(first, min(first + size, len(image)))
+        yield part, *(room[:, : (part.stop - first) * tiles] for room in rooms)

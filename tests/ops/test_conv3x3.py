@@ -1,0 +1,136 @@
+"""Winograd's convolution against the direct one, and where it is taken."""
+
+import importlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stssad_fast.ops import extension
+from stssad_fast.ops.conv3x3 import _suits, conv3x3
+
+from .cases import numbers, placed, wanting
+
+# The transforms add and subtract multiples of up to 8 of what they are given, and so their rounding
+# is not that of the one table: of the largest number, about 1e-5.
+TOLERANCE = 3e-5
+
+native = pytest.mark.skipif(not extension.load(), reason="native extension is missing")
+
+
+def direct(image, weight):
+    return F.conv2d(image, weight, padding=1)
+
+
+def inputs_of(batch, channels, outputs, height, width):
+    image = numbers(batch, channels, height, width, low=-1.0)
+    weight = numbers(outputs, channels, 3, 3, low=-1.0)
+    return image.float(), weight.float()
+
+
+def derivatives(convolution, image, weight):
+    """Result, gradients, and gradients of these for everything that they depend on."""
+    image, weight = wanting((image, weight))
+    result = convolution(image, weight)
+    grad = numbers(*result.shape, low=-1.0).to(result).requires_grad_()
+    first = torch.autograd.grad(result, (image, weight), grad, create_graph=True)
+    directions = [numbers(*part.shape, low=-1.0, seed=1).to(part) for part in first]
+    second = torch.autograd.grad(first, (image, weight, grad), directions, create_graph=True)
+    directions = [numbers(*part.shape, low=-1.0, seed=2).to(part) for part in second]
+    third = torch.autograd.grad(second, (image, weight, grad), directions, allow_unused=True)
+    return result, *first, *second, *(part for part in third if part is not None)
+
+
+def assert_near(found, expected):
+    assert found.dtype == torch.float32
+    error = (found.double() - expected).abs().max().item()
+    assert error <= TOLERANCE * expected.abs().max().item()
+
+
+@native
+@pytest.mark.parametrize(
+    "size", [(4, 64, 64, 8, 8), (7, 64, 80, 12, 4), (3, 80, 64, 7, 15), (40, 64, 64, 4, 4)], ids=str
+)
+def test_values_and_three_derivatives(size):
+    image, weight = inputs_of(*size)
+    assert _suits(image, weight)
+    found = derivatives(conv3x3, image, weight)
+    expected = derivatives(direct, image.double(), weight.double())
+    for f, e in zip(found, expected, strict=True):
+        assert_near(f, e)
+
+
+@native
+def test_every_instruction_set():
+    module = importlib.import_module("stssad_fast._C")
+    image, weight = inputs_of(4, 64, 64, 8, 7)
+    expected = derivatives(direct, image.double(), weight.double())
+    before = module.simd_level()
+    try:
+        for level in module.simd_levels():
+            module.set_simd_level(level)
+            for f, e in zip(derivatives(conv3x3, image, weight), expected, strict=True):
+                assert_near(f, e)
+    finally:
+        module.set_simd_level(before)
+
+
+@native
+def test_layouts():
+    image, weight = inputs_of(4, 64, 64, 8, 8)
+    expected = direct(image.double(), weight.double())
+    for order in ([0, 1, 2, 3], [0, 2, 3, 1], [3, 2, 1, 0]):
+        for steps in ([1] * 4, [2] * 4):
+            found = conv3x3(placed(image, order, steps, 1), placed(weight, order, steps, 1))
+            assert_near(found, expected)
+            assert found.is_contiguous(memory_format=torch.channels_last)
+    alike = image.shape
+    assert_near(conv3x3(image[:1].expand(alike), weight), expected[:1].expand(alike))
+
+
+@native
+def test_pictures_do_not_mix():
+    """More than are transformed at a time, and a chunk that is not full."""
+    image, weight = inputs_of(23, 64, 64, 16, 16)
+    found = conv3x3(image, weight)
+    assert_near(found, direct(image.double(), weight.double()))
+    assert torch.equal(conv3x3(image.flip(0), weight), found.flip(0))
+
+
+@native
+def test_only_what_is_needed():
+    image, weight = inputs_of(4, 64, 64, 8, 8)
+    for which in ((True, False), (False, True)):
+        leaves = wanting((image, weight), which)
+        conv3x3(*leaves).sum().backward()
+        assert [leaf.grad is not None for leaf in leaves] == list(which)
+
+
+def test_whatever_does_not_suit_is_the_direct_one():
+    image, weight = inputs_of(4, 64, 64, 8, 8)
+    for other, kernel in [
+        (image.double(), weight.double()),
+        (image.bfloat16(), weight.bfloat16()),
+        (image[:, :48], weight[:, :48]),
+        (image, weight[:48]),
+        (torch.cat([image, image[:, :8]], 1), torch.cat([weight, weight[:, :8]], 1)),
+        (image[..., :5, :5], weight),
+        (image[:0], weight),
+        (image[:2], weight),  # the weights would take most of the time
+    ]:
+        assert not _suits(other, kernel)
+        assert torch.equal(conv3x3(other, kernel), direct(other, kernel))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv3x3(image, weight).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_torch_func_and_compile():
+    image, weight = inputs_of(4, 64, 64, 8, 8)
+    expected = direct(image, weight)
+    mapped = torch.func.vmap(lambda x: conv3x3(x[None], weight)[0])(image)
+    torch.testing.assert_close(mapped, expected)
+    slope = torch.func.jvp(lambda x: conv3x3(x, weight), (image,), (image,))[1]
+    torch.testing.assert_close(slope, expected)
+    compiled = torch.compile(conv3x3, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image, weight), expected)
