@@ -4,7 +4,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stssad_fast.ops import batch_norm
+
 MIN_IMAGE_SIZE = 16
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` with what follows it: ``act(norm(x) + residual)``, ReLU or nothing.
+
+    In training it is the op, whose second derivative is a kernel; parameters, running statistics
+    and evaluation are those of ``nn.BatchNorm2d``.
+    """
+
+    def __init__(self, features: int, relu: bool = False) -> None:
+        super().__init__(features)
+        self.relu = relu
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if not self.training:
+            y = super().forward(x)
+            y = y if residual is None else y + residual
+            return F.relu(y) if self.relu else y
+        y, mean, var = batch_norm(x, self.weight, self.bias, residual, relu=self.relu, eps=self.eps)
+        with torch.no_grad():
+            self._follow(mean, var, x.numel() // x.shape[1])
+        return y
+
+    def _follow(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Move the running statistics towards those of a batch with ``count`` numbers a channel."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        unbiased = var * (count / (count - 1))
+        for running, found in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.mul_(1 - self.momentum).add_(found, alpha=self.momentum)
 
 
 class BasicBlock(nn.Module):
@@ -13,18 +46,19 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
+        self.norm1 = BatchNorm(outputs, relu=True)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        self.norm2 = BatchNorm(outputs, relu=True)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm(outputs)
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+        out: Tensor = self.norm1(self.conv1(x))
+        out = self.norm2(self.conv2(out), self.shortcut(x))
+        return out
 
 
 class ResNetDetector(nn.Module):
@@ -67,14 +101,12 @@ class ResNetDetector(nn.Module):
             stride = 1 if image_size <= 32 else 2
             self.stem = nn.Sequential(
                 nn.Conv2d(channels, width, 3, stride, 1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
+                BatchNorm(width, relu=True),
             )
         else:
             self.stem = nn.Sequential(
                 nn.Conv2d(channels, width, 7, 2, 3, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
+                BatchNorm(width, relu=True),
                 nn.MaxPool2d(3, 2, 1),
             )
         blocks, inputs = [], width
