@@ -4,7 +4,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stssad_fast.ops import batch_norm, conv3x3
+
 MIN_IMAGE_SIZE = 16
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` with what follows it: ``act(norm(x) + residual)``, ReLU or nothing.
+
+    In training it is the op, whose second derivative is a kernel; parameters, running statistics
+    and evaluation are those of ``nn.BatchNorm2d``.
+    """
+
+    def __init__(self, features: int, relu: bool = False) -> None:
+        super().__init__(features)
+        self.relu = relu
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        if not self.training:
+            y = super().forward(x)
+            y = y if residual is None else y + residual
+            return F.relu(y) if self.relu else y
+        y, mean, var = batch_norm(x, self.weight, self.bias, residual, relu=self.relu, eps=self.eps)
+        with torch.no_grad():
+            self._follow(mean, var, x.numel() // x.shape[1])
+        return y
+
+    def _follow(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Move the running statistics towards those of a batch with ``count`` numbers a channel."""
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        unbiased = var * (count / (count - 1))
+        for running, found in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running.mul_(1 - self.momentum).add_(found, alpha=self.momentum)
+
+
+class Conv3x3(nn.Conv2d):
+    """``nn.Conv2d`` with 3x3 weights, padding 1, stride 1 and no bias, by the op."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv3x3(x, self.weight)
 
 
 class BasicBlock(nn.Module):
@@ -12,19 +55,24 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        self.conv1 = (
+            Conv3x3(inputs, outputs)
+            if stride == 1
+            else nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        )
+        self.norm1 = BatchNorm(outputs, relu=True)
+        self.conv2 = Conv3x3(outputs, outputs)
+        self.norm2 = BatchNorm(outputs, relu=True)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), BatchNorm(outputs)
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+        out: Tensor = self.norm1(self.conv1(x))
+        out = self.norm2(self.conv2(out), self.shortcut(x))
+        return out
 
 
 class ResNetDetector(nn.Module):
@@ -67,14 +115,12 @@ class ResNetDetector(nn.Module):
             stride = 1 if image_size <= 32 else 2
             self.stem = nn.Sequential(
                 nn.Conv2d(channels, width, 3, stride, 1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
+                BatchNorm(width, relu=True),
             )
         else:
             self.stem = nn.Sequential(
                 nn.Conv2d(channels, width, 7, 2, 3, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
+                BatchNorm(width, relu=True),
                 nn.MaxPool2d(3, 2, 1),
             )
         blocks, inputs = [], width
@@ -94,7 +140,10 @@ class ResNetDetector(nn.Module):
     def embed(self, image: Tensor) -> Tensor:
         """Embedding (B, 8 * width) of pictures (B, C, H, W) in [0, 1]."""
         x = (image - self.mean[:, None, None]) / self.std[:, None, None]
-        z = self.blocks(self.stem(x)).mean((2, 3))
+        # Channels-last is the faster layout of all that follows. Grey pictures have no layout.
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = x.contiguous(memory_format=torch.channels_last)
+        z = self.blocks(x).mean((2, 3))
         return F.normalize(z, dim=1) if self.unit_embedding else z
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 
-def _per_channel(values: Tensor) -> Tensor:
-    """(C,) as (C, 1, 1), to go with (B, C, H, W)."""
-    return values[:, None, None]
+def _per_channel(value: Tensor | None, default: float) -> Tensor | float:
+    """(C,) as (C, 1, 1), to go with (B, C, H, W); a number where there is none."""
+    return default if value is None else value[:, None, None]
 
 
 # ------------------------------------------------------------------------------------- CutDiff
@@ -79,8 +79,8 @@ def cutdiff(
     cut = image.to(shape.dtype) - patch[:, None]
     inside = (cut > 0) & (cut < 1)
     result = torch.where(inside, cut, cut.detach().clamp(0, 1))
-    if mean is not None and std is not None:
-        result = (result - _per_channel(mean)) / _per_channel(std)
+    if std is not None:
+        result = (result - _per_channel(mean, 0.0)) / _per_channel(std, 1.0)
     return result.to(image.dtype)
 
 
@@ -102,7 +102,7 @@ def cutdiff_backward(
     patch, w1, w2, l11, l22 = _patch(shape, center, *image.shape[-2:])
     cut = image.to(shape.dtype) - patch[:, None]
     inside = (cut > 0) & (cut < 1)
-    grad = grad.to(shape.dtype) if std is None else grad.to(shape.dtype) / _per_channel(std)
+    grad = grad.to(shape.dtype) if std is None else grad.to(shape.dtype) / _per_channel(std, 1.0)
     grad = torch.where(inside, grad, 0.0)
     weight = patch * grad.sum(1)  # (B, H, W)
 
@@ -197,8 +197,8 @@ def rotate(
     (v00, v01, v10, v11), fy, fx, _, _ = _corners(image.to(angle.dtype), y, x)
     top, bottom = v00 + fx * (v01 - v00), v10 + fx * (v11 - v10)
     result = top + fy * (bottom - top)
-    if mean is not None and std is not None:
-        result = (result - _per_channel(mean)) / _per_channel(std)
+    if std is not None:
+        result = (result - _per_channel(mean, 0.0)) / _per_channel(std, 1.0)
     return result.to(image.dtype)
 
 
@@ -213,7 +213,7 @@ def rotate_backward(
     batch, channels, height, width = image.shape
     y, x, dy, dx = _sampling(angle, height, width)
     (v00, v01, v10, v11), fy, fx, indices, valid = _corners(image.to(angle.dtype), y, x)
-    grad = grad.to(angle.dtype) if std is None else grad.to(angle.dtype) / _per_channel(std)
+    grad = grad.to(angle.dtype) if std is None else grad.to(angle.dtype) / _per_channel(std, 1.0)
     slope_x = (1 - fy) * (v01 - v00) + fy * (v11 - v10)
     slope_y = (1 - fx) * (v10 - v00) + fx * (v11 - v01)
     grad_angle = (grad * (slope_y * dy[:, None] + slope_x * dx[:, None])).sum((1, 2, 3))
@@ -312,3 +312,102 @@ def mean_distance_loss_backward(
         for part, rows in zip(parts, (train, augmented, test), strict=True)
     )
     return grad_train, grad_augmented, grad_test
+
+
+# ------------------------------------------------------------------------- Batch normalisation
+
+
+def _standardised(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``(x - mean) / sqrt(var + eps)`` of each channel, that factor, mean and biased variance."""
+    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    mean = x.mean((0, 2, 3), keepdim=True)
+    var = (x - mean).square().mean((0, 2, 3), keepdim=True)
+    scale = (var + eps).rsqrt()
+    return (x - mean) * scale, scale, mean, var
+
+
+def batch_norm(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``y = act(gamma * x_hat + beta + residual)`` with ``x_hat = (x - mean) / sqrt(var + eps)``.
+
+    Mean and biased variance are those of each channel over batch, rows and columns; ``act`` is
+    ReLU, with gradient 0 at 0, or nothing.
+
+    Args:
+        x: (B, C, H, W), more than one number for each channel.
+        gamma, beta: (C,) in the arithmetic dtype; absent: 1 and 0.
+        residual: like ``x``; absent: 0.
+        relu: whether ``act`` is ReLU.
+        eps: added to the variance.
+
+    Returns:
+        ``y`` in the dtype of ``x``; mean and variance (C,) in float64, constants to autograd.
+    """
+    x_hat, _, mean, var = _standardised(x, eps)
+    y = x_hat * _per_channel(gamma, 1.0) + _per_channel(beta, 0.0)
+    if residual is not None:
+        y = y + residual
+    y = torch.relu(y) if relu else y
+    return y.to(x.dtype), mean.detach().double().flatten(), var.detach().double().flatten()
+
+
+def batch_norm_backward(
+    grad: Tensor, x: Tensor, gamma: Tensor | None, y: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`batch_norm` for x, gamma, beta and residual.
+
+    With ``g = grad * [y > 0]`` (without ReLU ``y`` is absent and ``g = grad``), ``<.>`` the average
+    of a channel and ``s = gamma / sqrt(var + eps)``:
+    ``s (g - <g> - x_hat <g x_hat>)``, ``sum(g x_hat)``, ``sum(g)`` and ``g``.
+    """
+    x_hat, scale, _, _ = _standardised(x, eps)
+    g = (grad if y is None else torch.where(y > 0, grad, 0.0)).to(x_hat.dtype)
+    mean_g = g.mean((0, 2, 3), keepdim=True)
+    mean_gx = (g * x_hat).mean((0, 2, 3), keepdim=True)
+    grad_x = _per_channel(gamma, 1.0) * scale * (g - mean_g - x_hat * mean_gx)
+    count = x.numel() // x.shape[1]
+    grad_gamma, grad_beta = (count * mean.flatten() for mean in (mean_gx, mean_g))
+    return grad_x.to(x.dtype), grad_gamma, grad_beta, g.to(x.dtype)
+
+
+def batch_norm_double_backward(
+    v_x: Tensor | None,
+    v_gamma: Tensor | None,
+    v_beta: Tensor | None,
+    v_residual: Tensor | None,
+    grad: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    y: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`batch_norm_backward` for grad, x and gamma.
+
+    ``v_*`` are the cotangents of its four results, absent ones zero; docs/derivations.md, 4.
+    """
+    x_hat, r, _, _ = _standardised(x, eps)
+    g = (grad if y is None else torch.where(y > 0, grad, 0.0)).to(x_hat.dtype)
+    v = torch.zeros(()).to(x_hat) if v_x is None else v_x.to(x_hat.dtype)
+    a, b, weight = _per_channel(v_gamma, 0.0), _per_channel(v_beta, 0.0), _per_channel(gamma, 1.0)
+
+    def mean(value: Tensor) -> Tensor:
+        return value.expand_as(x).mean((0, 2, 3), keepdim=True)
+
+    v_mean, vx, g_mean, gx = mean(v), mean(v * x_hat), mean(g), mean(g * x_hat)
+    q = mean(v * g) - v_mean * g_mean - vx * gx
+    to_g = weight * r * (v - v_mean - x_hat * vx) + a * x_hat + b
+    if v_residual is not None:
+        to_g = to_g + v_residual
+    grad_grad = to_g if y is None else torch.where(y > 0, to_g, 0.0)
+    grad_x = r * (
+        a * (g - g_mean - x_hat * gx)
+        - weight * r * (gx * (v - v_mean) + vx * (g - g_mean) + x_hat * (q - 2 * gx * vx))
+    )
+    grad_gamma = (r * q).flatten() * (x.numel() // x.shape[1])
+    return grad_grad.to(grad.dtype), grad_x.to(x.dtype), grad_gamma

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from stssad_fast.ops import extension, reference, triton_kernels
 from stssad_fast.ops._operators import differentiable, fold_batch
+from stssad_fast.ops.batch_norm import _batch_norm
+from stssad_fast.ops.batch_norm import register as register_batch_norm
 from stssad_fast.ops.cutdiff import _cutdiff
 from stssad_fast.ops.mean_distance_loss import _batched, _mean_distance_loss, _memo
 from stssad_fast.ops.rotate import _rotate
@@ -22,6 +24,7 @@ from stssad_fast.ops.rotate import _rotate
 OPS = ("cutdiff", "rotate", "mean_distance_loss")
 PICTURE_OPS = OPS[:2]
 NATIVE = dict(zip(OPS, (_cutdiff, _rotate, _mean_distance_loss), strict=True))
+NATIVE["batch_norm"] = _batch_norm  # it has tests of its own, not a place in the matrix
 LIBRARIES = []  # operators end when their library goes
 
 
@@ -78,11 +81,14 @@ def _registered(name: str, *ops: str) -> tuple[dict[str, Callable[..., Tensor]],
         definition = getattr(reference, op), getattr(reference, f"{op}_backward")
         return differentiable(op, names, *definition, *rest, library=library)
 
-    return {op: register(op) for op in ops}, getattr(torch.ops, name)
+    made = {op: register(op) for op in ops if op in arguments}
+    if "batch_norm" in ops:
+        made["batch_norm"] = register_batch_norm(library)
+    return made, getattr(torch.ops, name)
 
 
 def _reference() -> Backend:
-    return Backend("reference", *_registered("stssad_fast_reference", *OPS), kernel=False)
+    return Backend("reference", *_registered("stssad_fast_reference", *NATIVE), kernel=False)
 
 
 def _native() -> list[Backend]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .backends import BACKENDS, OPS, Backend
+from .backends import BACKENDS, NATIVE, Backend
 from .cases import CASES
 
 
@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items):
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         return not any(
             (row.slow and item.get_closest_marker("large"))
-            or any(op in item.nodeid and op not in row.ops for op in OPS)
+            or any(op in item.nodeid and op not in row.ops for op in NATIVE)
             for row in values
             if isinstance(row, Backend)
         )
