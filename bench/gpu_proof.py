@@ -81,7 +81,8 @@ def build(rehearsal):
 
 
 def about(rehearsal):
-    tasks = [Task("import", (*PYTHON, "-c", ABOUT), 60, "build.log")]
+    code = ABOUT if rehearsal else f"{ABOUT}assert torch.cuda.is_available()"  # tests would skip
+    tasks = [Task("import", (*PYTHON, "-c", code), 60, "build.log")]
     for tool in () if rehearsal else (("nvidia-smi",), ("nvcc", "--version"), ("ncu", "--version")):
         tasks.append(Task(tool[0], tool, 30, "build.log", required=False))
     return tasks
@@ -90,7 +91,7 @@ def about(rehearsal):
 def checks(rehearsal):
     """Tests in shares, the sanitizers, and what the bench is going to compile."""
     row = "native and portable" if rehearsal else "cuda"
-    shares = 2 if rehearsal else 8
+    shares = 2 if rehearsal else 10
     where = "tests/ops/test_matrix_values.py" if rehearsal else "tests/ops"
     tests = [
         Task(

@@ -130,7 +130,7 @@ def notes(data):
     machine = data["machine"]
     gpu_name = machine["gpu"] or "A rehearsal without a GPU, whose numbers mean nothing"
     rate = data["copy_bytes_per_second"]
-    copy = f"a copy of 1 GiB moves {rate / 1e12:.3g} TB/s; " if rate else ""
+    copy = f"a copy of 1 GiB moves {rate / 1e12:.3g} TB/s; " if rate and machine["gpu"] else ""
     driver = f"driver {machine['driver']}, " if machine.get("driver") else ""
     commit = f", commit {data['commit']}" if data["commit"] else ""
     return (
