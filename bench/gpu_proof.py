@@ -33,6 +33,9 @@ FILES = ("build.log", "tests.log", "sanitizer.log", "bench.log", "ncu.log")
 LARGEST = 8_000_000  # bytes of a log that is kept: its begin and its end
 MINUTES, LAST = 9.5, 40  # of all; seconds that the table and a profile may take
 SHARDS = "GPU_PROOF_SHARD"
+# Seconds after its limit that a task is told to stop, and how: pytest, interrupted, says what has
+# failed so far.
+STOPS, GIVE_UP = ((0, signal.SIGINT), (4, signal.SIGTERM), (6, signal.SIGKILL)), 9
 
 PYTHON = (sys.executable, "-u")
 PYTEST = (*PYTHON, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider")
@@ -75,7 +78,7 @@ def build(rehearsal):
             (*PYTHON, "setup.py", "build_ext", "--inplace"),
             150,
             "build.log",
-            environment={"STSSAD_FAST_BUILD": choice},
+            environment={"STSSAD_FAST_BUILD": choice, "LIBRARY_PATH": str(WORK / "lib")},
         )
     ]
 
@@ -161,21 +164,25 @@ class Proof:
     def run(self, tasks, reserve=0.0):
         """Run tasks side by side, leaving ``reserve`` seconds to those that follow."""
         begin, most = time.monotonic(), self.left() - reserve
-        running = [(task, self.start(task)) for task in tasks]
+        running = {task.name: (task, self.start(task)) for task in tasks}
+        stops = dict.fromkeys(running, 0)
         while running:
             time.sleep(0.05)
             seconds = time.monotonic() - begin
-            for task, process in list(running):
+            for name, (task, process) in list(running.items()):
+                over = seconds - min(task.seconds, max(5.0, most))
                 if process is None:
                     code = "not found"
-                elif process.poll() is not None:
-                    code = process.returncode
-                elif seconds > max(5.0, min(task.seconds, most)):
-                    stop(process)
-                    code = "time"
+                elif process.poll() is not None or over > GIVE_UP:
+                    code = "time" if stops[name] else process.returncode
                 else:
+                    if stops[name] < len(STOPS) and over > STOPS[stops[name]][0]:
+                        end(process, STOPS[stops[name]][1])
+                        stops[name] += 1
                     continue
-                running.remove((task, process))
+                if process:
+                    end(process, signal.SIGKILL)  # what it has left behind
+                del running[name]
                 self.note(task, code, seconds)
         self.save()
 
@@ -187,6 +194,7 @@ class Proof:
 
     def start(self, task):
         environment = {
+            **toolkit(),
             **os.environ,
             "PYTHONPATH": str(TREE),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -245,12 +253,31 @@ def shortened(text):
     return text[: LARGEST // 4] + b"\n[...]\n" + text[-(LARGEST // 4 * 3) :]
 
 
-def stop(process):
-    """End a process with all that it started; pytest, interrupted, tells what has failed so far."""
-    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, how)
-            process.wait(3)
+def end(process, how):
+    """Send a signal to a process and all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, how)
+
+
+def toolkit():
+    """CUDA_HOME; torch would take the folder above an nvcc on the PATH, also that of a link."""
+    found = shutil.which("nvcc")
+    places = [Path("/usr/local/cuda"), *Path("/usr/local").glob("cuda-*")]
+    if found:
+        places.insert(0, Path(found).resolve().parents[1])
+    for place in places:
+        if (place / "bin/nvcc").exists() and (place / "include/cuda_runtime.h").exists():
+            return {"CUDA_HOME": str(place)}
+    return {}
+
+
+def link_runtime():
+    """Offer the linker torch's own libcudart, should the toolkit lack it (LIBRARY_PATH)."""
+    (WORK / "lib").mkdir()
+    for folder in sys.path:
+        for library in Path(folder).glob("nvidia/*/lib/libcudart.so.*"):
+            (WORK / "lib/libcudart.so").unlink(missing_ok=True)
+            (WORK / "lib/libcudart.so").symlink_to(library)
 
 
 def copy_sources():
@@ -271,9 +298,11 @@ def main():
     parser.add_argument("--minutes", type=float, default=MINUTES)
     arguments = parser.parse_args()
     rehearsal = arguments.rehearse
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     out = Path(os.environ.get("OUT") or ROOT / "runs/gpu-proof").resolve()
     proof = Proof(out, 60 * arguments.minutes)
     copy_sources()
+    link_runtime()
     proof.run(build(rehearsal))
     # Not before: setuptools would read it, and be too old for some of it.
     shutil.copy2(ROOT / "pyproject.toml", TREE)

@@ -5,6 +5,7 @@
 import json
 import subprocess
 import sys
+from signal import SIGINT, SIGKILL, SIGTERM
 from types import SimpleNamespace
 
 import pytest
@@ -115,17 +116,34 @@ def python(name, code, seconds=20.0, **options):
 
 
 def test_what_fails_or_hangs_costs_nothing_else(proof, monkeypatch):
-    monkeypatch.setattr(gpu_proof.Proof, "left", lambda self: 60.0)
-    slow = "import time\ntry: time.sleep(50)\nexcept KeyboardInterrupt: print('interrupted')"
-    proof.run([python("hangs", f"print('so far', flush=True)\n{slow}", 1.0)], reserve=0.0)
+    polite = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+print("so far")
+try: time.sleep(50)
+except KeyboardInterrupt: print("interrupted")
+"""
+    deaf = """
+import signal, time
+for one in (signal.SIGINT, signal.SIGTERM): signal.signal(one, signal.SIG_IGN)
+time.sleep(50)
+"""
+    monkeypatch.setattr(gpu_proof, "STOPS", ((0, SIGINT), (0.5, SIGTERM), (0.6, SIGKILL)))
+    proof.run([python("hangs", polite, 1.0), python("is deaf", deaf, 1.0)])
     proof.run([python("fails", "raise SystemExit(3)"), python("works", "print('fine')")])
     proof.run([gpu_proof.Task("missing", ("no such tool",), 5, "ncu.log", required=False)])
     codes = {done["task"]: done["exit"] for done in proof.done}
-    assert codes == {"hangs": "time", "fails": 3, "works": 0, "missing": "not found"}
+    assert codes == {
+        "hangs": "time",
+        "is deaf": "time",
+        "fails": 3,
+        "works": 0,
+        "missing": "not found",
+    }
     log = (proof.out / "tests.log").read_text()
     assert "so far" in log and "interrupted" in log and "fine" in log
     summary = json.loads((proof.out / gpu_proof.SUMMARY).read_text())
-    assert not summary["passed"] and len(summary["tasks"]) == 4
+    assert not summary["passed"] and len(summary["tasks"]) == 5
 
 
 def test_it_passes_when_what_is_required_does(proof):
