@@ -76,7 +76,7 @@ def build(rehearsal):
         Task(
             "build",
             (*PYTHON, "setup.py", "build_ext", "--inplace"),
-            150,
+            180,
             "build.log",
             environment={"STSSAD_FAST_BUILD": choice, "LIBRARY_PATH": str(WORK / "lib")},
         )
@@ -165,6 +165,16 @@ class Proof:
         """Run tasks side by side, leaving ``reserve`` seconds to those that follow."""
         begin, most = time.monotonic(), self.left() - reserve
         running = {task.name: (task, self.start(task)) for task in tasks}
+        try:
+            self.wait(running, begin, most)
+        finally:  # interrupted, it leaves nothing behind
+            for _, process in running.values():
+                if process:
+                    end(process, signal.SIGKILL)
+            self.save()
+
+    def wait(self, running, begin, most):
+        """Until all are done, or out of time and stopped."""
         stops = dict.fromkeys(running, 0)
         while running:
             time.sleep(0.05)
@@ -175,16 +185,14 @@ class Proof:
                     code = "not found"
                 elif process.poll() is not None or over > GIVE_UP:
                     code = "time" if stops[name] else process.returncode
+                    end(process, signal.SIGKILL)  # what it has left behind
                 else:
                     if stops[name] < len(STOPS) and over > STOPS[stops[name]][0]:
                         end(process, STOPS[stops[name]][1])
                         stops[name] += 1
                     continue
-                if process:
-                    end(process, signal.SIGKILL)  # what it has left behind
                 del running[name]
                 self.note(task, code, seconds)
-        self.save()
 
     def note(self, task, code, seconds):
         done = {"task": task.name, "ok": code in task.passes, "required": task.required}
@@ -298,7 +306,8 @@ def main():
     parser.add_argument("--minutes", type=float, default=MINUTES)
     arguments = parser.parse_args()
     rehearsal = arguments.rehearse
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    for how in (signal.SIGINT, signal.SIGTERM):  # a background job ignores the one
+        signal.signal(how, signal.default_int_handler)
     out = Path(os.environ.get("OUT") or ROOT / "runs/gpu-proof").resolve()
     proof = Proof(out, 60 * arguments.minutes)
     copy_sources()

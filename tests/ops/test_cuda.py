@@ -94,6 +94,7 @@ def test_a_graph_draws_new_centres():
     assert not torch.equal(*seen)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_nothing_waits_for_the_gpu(case):
     inputs = prepared(case.inputs, torch.float32, "cuda")
     leaves, grad = wanting(inputs), cotangent(case.op, inputs)
