@@ -122,7 +122,7 @@ def extension(backend: str) -> Any:
         macros += [("USE_CUDA", None)]  # torch's headers then declare what has to do with streams
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
     kind = CUDAExtension if backend == "cuda" else CppExtension
-    # The sources are C++20, which torch adds by itself from 2.13 on; before, it adds C++17.
+    # The sources are C++20, which torch 2.13 adds by itself; 2.11 adds C++17.
     standard = ["-std=c++20"] if torch_version() < (2, 13) and sys.platform != "win32" else []
     return kind(
         "stssad_fast._C",

@@ -4,7 +4,7 @@
 namespace {
 constexpr unsigned long long kTarget = TORCH_TARGET_VERSION;
 }
-// Under torch 2.10 and 2.11 pybind11's headers refuse files for the stable ABI. Nothing below is of it.
+// The pybind11 in torch 2.11 refuses files for the stable ABI. Nothing below is of it.
 #undef TORCH_TARGET_VERSION
 
 #include <pybind11/pybind11.h>
