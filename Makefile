@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/cpu/*.cpp csrc/cuda/*.cu)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-check sanitize lint format clean
+.PHONY: help demo test bench bench-check gpu-proof sanitize lint format clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
@@ -30,6 +30,10 @@ bench: $(STAMP) ## Time the ops against eager PyTorch, torch.compile and kornia;
 
 bench-check: $(STAMP) ## Fail if an op is more than 15 % slower than at an earlier commit: BASE=COMMIT
 	$(BIN)/python bench/check.py $(BASE)
+
+# No .venv: on a bare machine, with the Python that has a torch with CUDA.
+gpu-proof: ## Build, test, sanitize and time the GPU kernels in ten minutes; results in runs/gpu-proof
+	$(PYTHON) bench/gpu_proof.py
 
 # A copy of the package with an instrumented extension; what the sanitizers find ends the test.
 SANITIZE := -fsanitize=address,undefined

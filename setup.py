@@ -21,8 +21,8 @@ from setuptools import find_packages, setup
 
 TARGET = (2, 10)  # the oldest torch whose stable ABI has all that csrc/ uses
 CHOICES = ("auto", "cpu", "cuda", "off")
-# No -std (torch adds its own) and no -march (one wheel for all machines; csrc/cpu/simd.h). Nobody
-# reads floating-point exceptions or errno, and without them more loops become vectors.
+# No -march (one wheel for all machines; csrc/cpu/simd.h). Nobody reads floating-point exceptions or
+# errno, and without them more loops become vectors.
 CXX_FLAGS = (
     []
     if sys.platform == "win32"
@@ -44,13 +44,18 @@ def requested() -> str:
     return choice
 
 
+def torch_version() -> tuple[int, ...]:
+    """Return major and minor version of the torch that is installed."""
+    return tuple(int(part) for part in importlib.metadata.version("torch").split(".")[:2])
+
+
 def torch_missing() -> str | None:
     """Say why the torch of this environment cannot build the extension; None if it can."""
     try:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return "torch is not installed where pip builds (pip isolates builds unless told not to)"
-    if tuple(int(part) for part in version.split("+")[0].split(".")[:2]) < TARGET:
+    if torch_version() < TARGET:
         return f"torch {version} is older than {TARGET[0]}.{TARGET[1]}"
     try:
         import torch.utils.cpp_extension  # noqa: F401
@@ -117,13 +122,15 @@ def extension(backend: str) -> Any:
         macros += [("USE_CUDA", None)]  # torch's headers then declare what has to do with streams
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
     kind = CUDAExtension if backend == "cuda" else CppExtension
+    # The sources are C++20, which torch 2.13 adds by itself; 2.11 adds C++17.
+    standard = ["-std=c++20"] if torch_version() < (2, 13) and sys.platform != "win32" else []
     return kind(
         "stssad_fast._C",
         [path.as_posix() for path in sources],
         include_dirs=[str(Path("csrc").resolve())],
         depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
         define_macros=macros,
-        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": ["-O3"]},
+        extra_compile_args={"cxx": [*CXX_FLAGS, *standard], "nvcc": ["-O3", *standard]},
     )
 
 

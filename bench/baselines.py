@@ -31,23 +31,24 @@ from stssad_fast.ops import reference
 
 
 @cache
-def positions(count, dtype):
-    return torch.arange(1, count + 1, dtype=dtype) / count
+def positions(count, dtype, device):
+    return torch.arange(1, count + 1, dtype=dtype, device=device) / count
 
 
 @cache
-def offsets(height, width, dtype):
+def offsets(height, width, dtype, device):
     """Pixel positions (x, y) about the centre, (H * W, 2)."""
-    y = torch.arange(height, dtype=dtype) - (height - 1) / 2
-    x = torch.arange(width, dtype=dtype) - (width - 1) / 2
+    y = torch.arange(height, dtype=dtype, device=device) - (height - 1) / 2
+    x = torch.arange(width, dtype=dtype, device=device) - (width - 1) / 2
     return torch.cartesian_prod(y, x).flip(1).contiguous()
 
 
 def whitened(image, shape, center):
     """Offsets w1 (B, H), and a (B, H), b (B, W) with w2 = b - a."""
     l11, l21, l22 = shape.reshape(-1, 3, 1).unbind(1)
-    w1 = (positions(image.shape[-2], shape.dtype) - center[:, :1]) / l11
-    return w1, w1 * (l21 / l22), (positions(image.shape[-1], shape.dtype) - center[:, 1:]) / l22
+    rows, columns = (positions(n, shape.dtype, shape.device) for n in image.shape[-2:])
+    w1 = (rows - center[:, :1]) / l11
+    return w1, w1 * (l21 / l22), (columns - center[:, 1:]) / l22
 
 
 def cutdiff_eager(image, shape, center):
@@ -78,14 +79,16 @@ def rotate_eager(image, angle):
     radians = torch.deg2rad(angle.reshape(-1))
     cos, sin = torch.cos(radians), torch.sin(radians)
     x, y = torch.stack([cos, -sin]) * (2 / width), torch.stack([sin, cos]) * (2 / height)
-    grid = offsets(height, width, angle.dtype) @ torch.stack([x, y], -1).movedim(1, 0)
+    grid = offsets(height, width, angle.dtype, angle.device) @ torch.stack([x, y], -1).movedim(1, 0)
     grid = grid.unflatten(1, (height, width))
     if angle.dim() == 0 and batch % 2 == 0 and image.is_contiguous():
         pictures = image.view(batch // 2, 2 * channels, height, width)
     else:
         pictures = image
     grid = grid.expand(len(pictures), -1, -1, -1)
-    return functional.grid_sample(pictures, grid, align_corners=False).view(image.shape)
+    # In the grid's dtype, as autocast does it: coordinates in bfloat16 would be off by a pixel.
+    turned = functional.grid_sample(pictures.to(grid.dtype), grid, align_corners=False)
+    return turned.view(image.shape).to(image.dtype)
 
 
 def rotate_reference(image, angle):
@@ -95,7 +98,15 @@ def rotate_reference(image, angle):
 def rotate_kornia(image, angle):
     from kornia.geometry.transform import rotate
 
-    return rotate(image, angle.reshape(-1), align_corners=False)
+    wide = image.to(angle.dtype)  # as above
+    return rotate(wide, angle.reshape(-1), align_corners=False).to(image.dtype)
+
+
+def rotate_torchvision(image, angle):
+    from torchvision.transforms.v2.functional import InterpolationMode, rotate
+
+    # One angle, and a number.
+    return rotate(image.float(), angle, InterpolationMode.BILINEAR).to(image.dtype)
 
 
 mean_distance_loss_reference = reference.mean_distance_loss

@@ -12,11 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench/results/ops-cpu.json"
@@ -68,7 +64,7 @@ def place(result):
     if result["op"] == "mean_distance_loss":
         *rows, dimensions = result["size"]
         size = f"{' + '.join(map(str, rows))} rows × {dimensions}"
-    return f"{size}, {result['note']}" if "note" in result else size
+    return f"{size}, {result['note']}" if result.get("note") else size
 
 
 def grouped(data):
@@ -160,6 +156,11 @@ def notes(data, groups):
 
 def draw(groups, path):
     """Draw time relative to ours for each op with a target, and time over pixels."""
+    import matplotlib  # only this needs it
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ops", "font.size": 9})
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     looks = {
@@ -204,10 +205,10 @@ def draw(groups, path):
     plt.close(figure)
 
 
-def insert(path, text):
+def insert(path, text, marker=MARKER):
     """Replace what stands between the markers."""
-    before, _, rest = path.read_text().partition(MARKER)
-    path.write_text(f"{before}{MARKER}{text}\n{rest[rest.index('<!-- end -->') :]}")
+    before, _, rest = path.read_text().partition(marker)
+    path.write_text(f"{before}{marker}{text}\n{rest[rest.index('<!-- end -->') :]}")
 
 
 def main():

@@ -1,7 +1,14 @@
 // The module stssad_fast._C. Loading it registers the operators; its own functions tell how it was built.
+#include <torch/csrc/stable/version.h>
+
+namespace {
+constexpr unsigned long long kTarget = TORCH_TARGET_VERSION;
+}
+// The pybind11 in torch 2.11 refuses files for the stable ABI. Nothing below is of it.
+#undef TORCH_TARGET_VERSION
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <torch/csrc/stable/version.h>
 
 #include <string>
 
@@ -19,7 +26,7 @@ std::string version(unsigned long long packed) {
 py::dict build_info() {
   py::dict info;
   info["torch"] = TORCH_VERSION;
-  info["target"] = version(TORCH_TARGET_VERSION);
+  info["target"] = version(kTarget);
 #if defined(__clang__)
   info["compiler"] = "clang " __clang_version__;
 #elif defined(__GNUC__)

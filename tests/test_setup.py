@@ -178,3 +178,13 @@ def test_every_dependency_has_its_line():
     for requirement in importlib.metadata.requires("stssad-fast") or []:
         name = re.split(r"[^A-Za-z0-9_.-]", requirement)[0]
         assert f"| `{name}` |" in told, name
+
+
+@pytest.mark.parametrize(
+    ("version", "flags"), [("2.11.0+cu130", ["-std=c++20"]), ("2.13.0+cpu", []), ("3.0", [])]
+)
+def test_an_older_torch_is_told_the_standard(setup, monkeypatch, version, flags):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    monkeypatch.setattr(sys, "platform", "linux")
+    found = setup.extension("cpu").extra_compile_args["cxx"]
+    assert [flag for flag in found if flag.startswith("-std")] == flags

@@ -262,7 +262,9 @@ def hyperparameter(value: Any, image: Tensor, trailing: tuple[int, ...], name: s
         ValueError: wrong shape, other device than ``image``, or not finite.
     """
     dtype = arithmetic_dtype(image.dtype)
-    if not isinstance(value, Tensor):
+    if isinstance(value, int | float):  # filled in on the device: a copy to it would wait for it
+        value = torch.full((), value, dtype=dtype, device=image.device)
+    elif not isinstance(value, Tensor):
         value = torch.as_tensor(value, dtype=dtype, device=image.device)
     if value.dtype not in FLOATING:
         raise TypeError(f"{name} is {value.dtype}; expected a floating-point tensor")

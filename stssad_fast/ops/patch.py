@@ -30,7 +30,10 @@ def patch_shape(size: Tensor | float, aspect: Tensor | float, angle: Tensor | fl
     dtype = torch.get_default_dtype() if like is None else like.dtype
     device = None if like is None else like.device
     size, aspect, angle = (
-        torch.as_tensor(v, dtype=dtype, device=device) for v in (size, aspect, angle)
+        torch.full((), v, dtype=dtype, device=device)  # a copy to a GPU would wait for it
+        if isinstance(v, int | float)
+        else torch.as_tensor(v, dtype=dtype, device=device)
+        for v in (size, aspect, angle)
     )
     check_positive(size, "size")
     check_positive(aspect, "aspect")

@@ -128,5 +128,20 @@ def _triton() -> Backend:
     return row._replace(use=lambda: np.errstate(over="ignore", invalid="ignore"))
 
 
+def _cuda() -> Backend:
+    """The package's operators on a GPU: Triton, and CUDA C++ for rotation."""
+    row = Backend("cuda", NATIVE, torch.ops.stssad_fast, device="cuda")
+    if not torch.cuda.is_available():
+        return row._replace(skip="there is no GPU")
+    return row._replace(ops={op: function for op, function in NATIVE.items() if has_cuda(op)})
+
+
+def has_cuda(op: str) -> bool:
+    """Whether the operators have kernels of their own there; else the reference answers."""
+    names = f"stssad_fast::{op}", f"stssad_fast::{op}_backward"
+    return all(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA") for name in names)
+
+
 INTERPRETED = _triton()
-BACKENDS = [_reference(), *_native(), INTERPRETED]
+CUDA = _cuda()
+BACKENDS = [_reference(), *_native(), INTERPRETED, CUDA]

@@ -83,13 +83,13 @@ def wanting(inputs, which=None):
 
 def far_from_kinks(op, inputs, margin=1e-4) -> Tensor:
     """Where the derivative for every input exists, as a mask over the result."""
-    image, *rest = (value.detach().cpu().double() for value in inputs)
+    image, *rest = (value.detach().double() for value in inputs)
     height, width = image.shape[-2:]
     if op == "cutdiff":
         cut = image - reference._patch(*rest, height, width)[0][:, None]
         return torch.minimum(cut.abs(), (cut - 1).abs()) > margin
     y, x, dy, dx = reference._sampling(*rest, height, width)
-    smooth = torch.ones(len(y), height, width, dtype=torch.bool)
+    smooth = torch.ones_like(y, dtype=torch.bool)
     for source, slope in ((y, dy), (x, dx)):
         smooth &= ((source - source.round()).abs() > margin) | (slope == 0)
     return smooth[:, None].expand_as(image)
@@ -102,7 +102,7 @@ def cotangent(op, inputs) -> Tensor:
         slopes = exact(op, inputs, torch.ones(()))[1]
         return first.new_tensor(1 / max(slope.abs().max().item() for slope in slopes))
     grad = torch.linspace(-1, 2, first.numel(), dtype=torch.float64).reshape(first.shape)
-    return (grad * far_from_kinks(op, inputs)).to(first)
+    return (grad.to(first.device) * far_from_kinks(op, inputs)).to(first.dtype)
 
 
 def exact(op, inputs, grad) -> tuple[Tensor, tuple[Tensor, ...]]:

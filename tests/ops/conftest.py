@@ -50,7 +50,10 @@ def kernel(request):
 
 
 # Whatever surrounds the kernels is the same at every level of vectorisation.
-@pytest.fixture(scope="module", params=_rows({id(row.operators): row for row in BACKENDS}.values()))
+LAST = {(id(row.operators), row.device): row for row in BACKENDS}
+
+
+@pytest.fixture(scope="module", params=_rows(LAST.values()))
 def registration(request):
     """One row, the last, for each set of operators: for what torch does around the kernels."""
     with request.param.use():

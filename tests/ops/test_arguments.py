@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stssad_fast.ops import cutdiff, mean_distance_loss, rotate
+from stssad_fast.ops import cutdiff, mean_distance_loss, patch_shape, rotate
 
 
 class NoOperators(TorchDispatchMode):
@@ -106,3 +106,19 @@ def test_a_number_that_is_not_finite_is_found_under_torch_func():
         torch.func.vmap(cutdiff, (None, 0))(IMAGE, torch.tensor([[1.0, 0.0, 1.0], [NAN, 0.0, 1.0]]))
     with pytest.raises(ValueError, match="test has NaN"):
         torch.func.grad(mean_distance_loss, 2)(ROWS, ROWS + 1, torch.full((2, 2), NAN))
+
+
+@pytest.mark.parametrize("number", [30.0, 30])
+def test_a_number_is_not_copied_to_the_device(number, monkeypatch):
+    """The copy would wait for a GPU, and could not be captured in a graph."""
+
+    def copies(value, *, device=None, **_):
+        assert isinstance(value, torch.Tensor) and value.device == device
+        return value
+
+    monkeypatch.setattr(torch, "as_tensor", copies)
+    image = IMAGE.to("meta")
+    rotate(image, number)
+    shape = patch_shape(torch.ones((), device="meta"), number, number)
+    cutdiff(image, shape)
+    assert shape.device == image.device

@@ -46,15 +46,21 @@ def test_first_order_forward_and_batched(case, registration, inputs):
 
 @pytest.mark.large
 def test_second_order(case, registration, inputs):
-    torch.autograd.gradgradcheck(registration.op(case.op), wanting(inputs), check_fwd_over_rev=True)
+    # On a GPU, `gather` in the reference's backward is differentiated in an order that changes.
+    torch.autograd.gradgradcheck(
+        registration.op(case.op),
+        wanting(inputs),
+        check_fwd_over_rev=True,
+        nondet_tol=1e-12 if registration.device == "cuda" else 0.0,
+    )
 
 
-def test_third_order(case, registration, assert_close):
+def test_third_order(case, registration, inputs, assert_close):
     """That of the last input: the hyperparameter, or the test set."""
 
     def slopes(op):
-        leaf = wanting(case.inputs)[-1]
-        value = op(*case.inputs[:-1], leaf)
+        leaf = wanting(inputs)[-1]
+        value = op(*inputs[:-1], leaf)
         for _ in range(3):
             value = torch.autograd.grad(value.square().sum(), leaf, create_graph=True)[0]
         return value

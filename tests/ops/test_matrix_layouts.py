@@ -86,7 +86,8 @@ def test_sum_backward(op, backend, assert_close):
     inputs = inputs_of(op, torch.float32, backend.device)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         image = inputs[0].contiguous(memory_format=memory_format)
-        compare(backend, op, (image, *inputs[1:]), assert_close, torch.ones(()).expand_as(image))
+        grad = image.new_ones(()).expand_as(image)
+        compare(backend, op, (image, *inputs[1:]), assert_close, grad)
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -114,3 +114,35 @@ def test_mean_distance_loss(backend, assert_close):
 def test_mean_distance_loss_in_kernels(kernel, assert_close):
     drawn = embeddings(torch.float32, [0.0, -1e2, 1e4])
     agrees(kernel, "mean_distance_loss", drawn, assert_close)
+
+
+magnitude = st.floats(-38, 38).map(lambda exponent: 10.0**exponent)
+extreme = st.one_of(
+    st.just(0.0), magnitude, magnitude.map(lambda v: -v), st.floats(-2, 2), st.floats(0, 1e-38)
+)
+place = st.one_of(st.sampled_from([0.25, 0.5, 1.0]), st.floats(0.499999, 0.500001), extreme)
+
+
+def test_finite_input_never_gives_nan_or_inf_in_cutdiff(backend):
+    @settings(max_examples=10 if backend.slow else 100, derandomize=backend.slow)
+    @given(
+        shape=st.tuples(extreme, extreme, extreme),
+        center=st.tuples(place, place),
+        values=st.lists(
+            st.one_of(st.sampled_from([0.0, 1.0]), st.floats(-1, 2)), min_size=4, max_size=4
+        ),
+        dtype=st.sampled_from([torch.float32, torch.float64]),
+    )
+    def check(shape, center, values, dtype):
+        leaves = [
+            torch.tensor(values, dtype=dtype).reshape(1, 1, 2, 2).repeat(2, 1, 2, 9),
+            torch.tensor([shape], dtype=dtype),
+            torch.tensor([center], dtype=dtype),
+        ]
+        out = backend.cutdiff(*(leaf.requires_grad_() for leaf in leaves))
+        assert torch.isfinite(out).all()
+        out.sum().backward()
+        for leaf in leaves:
+            assert torch.isfinite(leaf.grad).all()
+
+    check()
