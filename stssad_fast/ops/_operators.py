@@ -303,7 +303,9 @@ def normalization(normalize: Any, image: Tensor) -> tuple[Tensor, Tensor] | tupl
 
 def _per_channel(value: Any, name: str, image: Tensor) -> Tensor:
     dtype, channels = arithmetic_dtype(image.dtype), image.shape[1]
-    if not isinstance(value, Tensor):
+    if isinstance(value, int | float):
+        value = torch.full((), value, dtype=dtype, device=image.device)
+    elif not isinstance(value, Tensor):
         value = torch.as_tensor(value, dtype=dtype, device=image.device)
     if value.dtype not in FLOATING:
         raise TypeError(f"{name} is {value.dtype}; expected floating-point numbers")

@@ -47,7 +47,8 @@ def cutdiff(
             Default: one per picture, uniform on [0, 1]^2.
         normalize: ``(mean, std)``, each a number or one per channel: return
             ``(clamp(...) - mean) / std``, in the same pass over the picture. Constants to every
-            derivative. Numbers are sent to the device of ``image`` at each call, tensors are not.
+            derivative. A list of numbers is sent to the device of ``image`` at each call, tensors
+            are not.
         generator: draws the default centres; on the device of ``image``.
 
     Returns:
