@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from stssad_fast import checkpoint
 from stssad_fast.augment import Augmentation, CutDiff, Rotation
-from stssad_fast.datasets import as_images, as_train_test
+from stssad_fast.datasets import Images, Pictures, as_pictures, as_train_test, mean_and_std
 from stssad_fast.detectors import MIN_IMAGE_SIZE, ResNetDetector
 from stssad_fast.errors import InputError
 from stssad_fast.tuning import selection
@@ -27,8 +28,6 @@ from stssad_fast.tuning.tuner import Strategy, TunerConfig
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {"cutdiff": CutDiff, "rotation": Rotation}
 FORMAT = 1
-
-Images = NDArray[Any] | Tensor
 
 
 class STSSAD(OutlierMixin, BaseEstimator):
@@ -39,7 +38,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
     higher :meth:`score_samples` is more normal, :meth:`predict` gives 1 or -1.
 
     Pictures are arrays or tensors (N, H, W) or (N, C, H, W) with 1 or 3 channels, floats in [0, 1]
-    or uint8 or uint16, at least 16 pixels along each side, and all of one size.
+    or uint8 or uint16, at least 16 pixels along each side, and all of one size. Those that memory
+    does not hold: a ``numpy.memmap``, an object like :class:`stssad_fast.datasets.Pictures`, a
+    folder or a list of files. They are read as they are needed, the results are the same.
 
     Args:
         augmentation: ``"cutdiff"`` (a soft elliptical patch: defects), ``"rotation"`` (semantic
@@ -180,7 +181,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
 
         Args:
             train_images: normal pictures, at least 2.
-            test_images: unlabelled pictures to find anomalies in, at least 2.
+            test_images: unlabelled pictures to find anomalies in, at least 2. Those that stay on
+                the disk are gone through batch by batch; memory does not grow with their number.
             checkpoint_path: file to keep the state in; Ctrl-C and SIGTERM then end the present
                 step and write it before KeyboardInterrupt is raised.
             checkpoint_interval: seconds between two writes, so the most that a crash can lose.
@@ -202,11 +204,13 @@ class STSSAD(OutlierMixin, BaseEstimator):
         device = _device(self.device)
         starts = self._starts()
         places = [start.describe() for start in starts]
+        self.image_shape_ = tuple(train.shape[1:])
+        make_detector = partial(self._detector, *mean_and_std(train))
         search = selection.Search(
-            train.to(device),
-            test.to(device),
+            _at(train, device),
+            _at(test, device),
             starts,
-            lambda: self._detector(train),
+            make_detector,
             self._config(),
             seed,
             path,
@@ -218,6 +222,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 repr(self.augmentation),
                 places,
             ],
+            device,
         )
         if resume:
             search.resume()
@@ -225,8 +230,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
 
         self.starts_ = search.results
         self.chosen_start_ = selection.choose(self.starts_, self.selection)
-        self.image_shape_ = tuple(train.shape[1:])
-        self._restore(search.tensors[self.chosen_start_], self._detector(train), device)
+        self._restore(search.tensors[self.chosen_start_], make_detector(), device)
         scores = np.array(self.starts_[self.chosen_start_]["scores"])
         if self.contamination == "auto":
             self.threshold_ = float(np.quantile(self.anomaly_scores(train), 0.95))
@@ -257,8 +261,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
 
     def anomaly_scores(self, images: Images) -> NDArray[np.float64]:
         """Negative log-likelihood (N,) under the training density; higher is more anomalous."""
-        embedding = self.embed(images)  # first: it tells whether this is fitted
-        return self.density_.score(embedding)
+        checked = self._checked(images)
+        found = selection.distances(self.detector_, self.density_, checked)
+        return self.density_.score_at(found)
 
     def score_samples(self, images: Images) -> NDArray[np.float64]:
         """Log-likelihood (N,) under the training density; higher is more normal."""
@@ -327,7 +332,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
             model.image_shape_ = tuple(values["image_shape"])
             model.threshold_ = values["threshold"]
             model.offset_ = -model.threshold_
-            model._restore(tensors, model._detector(torch.zeros(2, *model.image_shape_)), place)
+            model._restore(tensors, model._detector(), place)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"{path} is not a model of this version of stssad_fast; expected a file that "
@@ -345,13 +350,13 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.augmentation_.load_state_dict(checkpoint.under("augmentation", tensors))
         self.density_ = GaussianDensity.from_state(checkpoint.under("density", tensors))
 
-    def _checked(self, images: Images) -> Tensor:
+    def _checked(self, images: Images) -> Pictures:
         check_is_fitted(self, "starts_")
-        checked = as_images(images, channels=self.image_shape_[0], min_side=MIN_IMAGE_SIZE)
+        checked = as_pictures(images, min_side=MIN_IMAGE_SIZE)
         if tuple(checked.shape[1:]) != self.image_shape_:
             raise InputError(
                 f"images are {tuple(checked.shape[1:])} (channels, height, width), the estimator "
-                f"was fitted on {self.image_shape_}. Resize them"
+                f"was fitted on {self.image_shape_}. Convert or resize them"
             )
         return checked
 
@@ -359,15 +364,14 @@ class STSSAD(OutlierMixin, BaseEstimator):
         names = TunerConfig.__dataclass_fields__
         return TunerConfig(**{k: v for k, v in self.get_params().items() if k in names})
 
-    def _detector(self, train: Tensor) -> ResNetDetector:
-        dims = (0, 2, 3)
+    def _detector(self, mean: Tensor | None = None, std: Tensor | None = None) -> ResNetDetector:
         with torch.random.fork_rng(devices=[]):
             return ResNetDetector(
-                train.shape[1],
+                self.image_shape_[0],
                 self.width,
-                min(train.shape[2:]),
-                train.mean(dims),
-                train.std(dims).clamp_min(1e-3),
+                min(self.image_shape_[1:]),
+                mean,
+                None if std is None else std.clamp_min(1e-3),
                 self.unit_embedding,
             )
 
@@ -400,6 +404,10 @@ class STSSAD(OutlierMixin, BaseEstimator):
             return [kind(**start, **extra) for start in starts]
         except (TypeError, ValueError) as error:
             raise InputError(f"starts does not fit {self.augmentation}: {error}") from error
+
+
+def _at(pictures: Pictures, device: torch.device) -> Pictures:
+    return pictures.to(device) if isinstance(pictures, Tensor) else pictures
 
 
 def _device(name: str) -> torch.device:

@@ -182,6 +182,14 @@ def tune(
             Settings.checkpoint_interval,
         ),
     ] = None,
+    memory: Annotated[
+        float | None,
+        _option(
+            "GiB of decoded pictures (4 bytes a value), for each of the two sets, above which they "
+            "are read from their files as they are needed; 0 keeps none in memory.",
+            Settings.memory,
+        ),
+    ] = None,
     on_error: Annotated[
         OnError | None,
         _option("About pictures that cannot be read.", "raise"),
@@ -223,6 +231,7 @@ def tune(
         "on_error": on_error,
         "threads": threads,
         "checkpoint_interval": checkpoint_interval,
+        "memory": memory,
     }
     parameters = {k: v for k, v in named.items() if v is not None}
     parameters |= tuning.assigned(assignments or [], parameters)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from stssad_fast import checkpoint
 from stssad_fast.augment import Augmentation
+from stssad_fast.datasets import Pictures, batches
 from stssad_fast.errors import InputError
 from stssad_fast.tuning.density import GaussianDensity
 from stssad_fast.tuning.hypergradient import Tensors
@@ -47,13 +48,25 @@ class Progress:
 
 
 @torch.no_grad()
-def embed(detector: nn.Module, images: Tensor, batch_size: int = 256) -> NDArray[np.float32]:
-    """Embeddings (N, D) of pictures, with the running statistics of batch norm."""
+def embeddings(detector: nn.Module, images: Pictures) -> Iterator[NDArray[np.float32]]:
+    """Embeddings (n, D) of pictures, a batch at a time, with batch norm's running statistics."""
     detector.eval()
     device = next(detector.parameters()).device
-    parts = [detector(batch.to(device))[0].cpu() for batch in images.split(batch_size)]
-    stacked: NDArray[np.float32] = torch.cat(parts).numpy()
-    return stacked
+    for batch in batches(images):
+        part: NDArray[np.float32] = detector(batch.to(device))[0].cpu().numpy()
+        yield part
+
+
+def embed(detector: nn.Module, images: Pictures) -> NDArray[np.float32]:
+    """All :func:`embeddings` (N, D)."""
+    return np.concatenate(list(embeddings(detector, images)))
+
+
+def distances(
+    detector: nn.Module, density: GaussianDensity, images: Pictures
+) -> NDArray[np.float64]:
+    """Squared Mahalanobis distances (N,) of pictures, of which one batch is held at a time."""
+    return np.concatenate([density.distance(part) for part in embeddings(detector, images)])
 
 
 def score_variance(scores: NDArray[np.float64]) -> float:
@@ -92,19 +105,20 @@ class Search:
     differ by their starting point alone.
 
     Args:
-        train, test: pictures (N, C, H, W) in [0, 1], on the device to work on.
+        train, test: pictures (N, C, H, W) in [0, 1], wherever they are.
         starts: one augmentation per starting point.
         make_detector: a new detector; called with the global generator seeded.
         config: of every start.
         seed: of everything random.
         path: checkpoint file, written at least every ``interval`` seconds; None for none.
         identity: JSON-able values that a checkpoint must agree on to be continued.
+        device: to work on.
     """
 
     def __init__(
         self,
-        train: Tensor,
-        test: Tensor,
+        train: Pictures,
+        test: Pictures,
         starts: Sequence[Augmentation],
         make_detector: Callable[[], nn.Module],
         config: TunerConfig,
@@ -112,8 +126,10 @@ class Search:
         path: Path | None = None,
         interval: float = 10.0,
         identity: Any = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.train, self.test, self.starts = train, test, starts
+        self.device = torch.device(device)
         self.make_detector, self.config, self.seed = make_detector, config, seed
         self.path, self.interval = path, interval
         self.results: list[dict[str, Any]] = []
@@ -121,7 +137,8 @@ class Search:
         self._tuner: Tuner | None = None
         self._seconds = 0.0
         self._initial: dict[str, float] = {}
-        self._identity = fingerprint(train, test, [asdict(config), identity])
+        # It goes through all pictures, which only a checkpoint is worth.
+        self._identity = path and fingerprint(train, test, [asdict(config), identity])
 
     def run(self, callback: Callable[[Progress], None] | None = None) -> None:
         """Go on to the end. Ctrl-C or SIGTERM, with a checkpoint, ends the present step first.
@@ -154,9 +171,9 @@ class Search:
     def _begin(self, index: int) -> Tuner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            detector = self.make_detector().to(self.train.device)
-        augmentation = self.starts[index].to(self.train.device)
-        generator = torch.Generator(self.train.device).manual_seed(self.seed)
+            detector = self.make_detector().to(self.device)
+        augmentation = self.starts[index].to(self.device)
+        generator = torch.Generator(self.device).manual_seed(self.seed)
         if not self.config.strategy.endswith("order"):
             augmentation.draw_(generator)
         self._seconds, self._initial = 0.0, augmentation.describe()
@@ -183,12 +200,11 @@ class Search:
         if iteration >= 0:
             trained = embed(tuner.detector, self.train)
             density = GaussianDensity.fit(trained)
-            tested = embed(tuner.detector, self.test)
-            scores = density.score(tested)
-            shift = score_shift(density.distance(tested), density.distance(trained))
+            found = distances(tuner.detector, density, self.test)
+            scores = density.score_at(found)
             result |= {
                 "score_variance": score_variance(scores),
-                "score_shift": shift,
+                "score_shift": score_shift(found, density.distance(trained)),
                 "scores": scores.tolist(),
             }
             tensors = {
@@ -263,12 +279,13 @@ def saved_seed(path: Path) -> int | None:
     return int(checkpoint.load(path)[1]["seed"]) if path.exists() else None
 
 
-def fingerprint(train: Tensor, test: Tensor, values: Any) -> str:
-    """Short digest of the pictures and of JSON-able values."""
+def fingerprint(train: Pictures, test: Pictures, values: Any) -> str:
+    """Short digest of the pictures, wherever they are, and of JSON-able values."""
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=repr).encode())
     for images in (train, test):
         digest.update(repr(tuple(images.shape)).encode())
-        digest.update(images.cpu().contiguous().numpy().tobytes())
+        for batch in batches(images):
+            digest.update(batch.cpu().contiguous().numpy().data)
     return digest.hexdigest()[:32]
 
 
