@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -73,6 +73,10 @@ class STSSAD(OutlierMixin, BaseEstimator):
             on the scale of the scores, or of largest ``"score_variance"`` (Eq. 6).
         contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
             threshold of :meth:`predict`; ``"auto"``: the 95th percentile of the training scores.
+        n_jobs: starts that run at the same time, each in a process of its own, among which torch's
+            threads are divided; None: 1; -1: as many as threads. Results are equal to the last bit
+            if every process has as many threads as one that runs them in a row. In a script, call
+            :meth:`fit` under ``if __name__ == "__main__":``.
         random_state: seed; with an int, two fits on a CPU are equal to the last bit.
         device: ``"auto"`` (a GPU if there is one), or a torch device.
 
@@ -112,6 +116,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "patience": [None, Interval(Integral, 1, None, closed="left")],
         "selection": [StrOptions({"score_variance", "score_shift"})],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
+        "n_jobs": [None, Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
         "random_state": ["random_state"],
         "device": [str],
     }
@@ -140,6 +145,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         patience: int | None = None,
         selection: Literal["score_variance", "score_shift"] = "score_shift",
         contamination: float | Literal["auto"] = "auto",
+        n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         device: str = "auto",
     ) -> None:
@@ -164,6 +170,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.patience = patience
         self.selection = selection
         self.contamination = contamination
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.device = device
 
@@ -191,8 +198,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
             callback: called after every step with a :class:`Progress`.
 
         Raises:
-            InputError: the pictures cannot be used, or the checkpoint is damaged or of another
-                run; the message says what to do.
+            InputError: the pictures cannot be used or are no longer there, the checkpoint is
+                damaged or of another run, or a process of ``n_jobs`` was ended; the message says
+                what to do.
             ValueError: a parameter is out of range.
         """
         self.check_parameters()
@@ -226,7 +234,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         )
         if resume:
             search.resume()
-        search.run(callback)
+        search.run(callback, torch.get_num_threads() if self.n_jobs == -1 else self.n_jobs or 1)
 
         self.starts_ = search.results
         self.chosen_start_ = selection.choose(self.starts_, self.selection)

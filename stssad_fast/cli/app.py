@@ -167,6 +167,14 @@ def tune(
         int | None,
         _option("On the CPU; a small network may be faster on one.", "torch's choice"),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        _option(
+            "Starts that run at the same time, each in a process; threads are divided among them. "
+            "-1: as many as threads.",
+            1,
+        ),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -221,6 +229,7 @@ def tune(
         "strategy": strategy,
         "random_state": seed,
         "device": device,
+        "n_jobs": jobs,
     }
     options = {
         "train": train and os.path.abspath(train),

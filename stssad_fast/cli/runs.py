@@ -31,7 +31,7 @@ RESULTS = "results.json"
 REPORT = "report.html"
 OUTPUTS = (MODEL, SCORES, RESULTS, REPORT)
 FORMAT = "stssad_fast run 1"
-FREE = ("checkpoint_interval", "memory")
+FREE = ("checkpoint_interval", "memory", "n_jobs")
 """Settings that a run may be gone on with changed, for its result does not depend on them."""
 
 
@@ -255,7 +255,9 @@ def differing(saved: Settings, given: Mapping[str, Any]) -> list[str]:
         and given[field.name] != getattr(saved, field.name)
     ]
     parameters = given.get("parameters", {})
-    return names + [k for k, v in parameters.items() if v != saved.parameters.get(k)]
+    return names + [
+        k for k, v in parameters.items() if k not in FREE and v != saved.parameters.get(k)
+    ]
 
 
 def results(model: STSSAD, labels: Any = None) -> dict[str, Any]:

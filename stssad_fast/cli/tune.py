@@ -62,7 +62,8 @@ def settings_of(run: Run, given: Mapping[str, Any]) -> Settings:
                 "go on with it, or choose a new folder"
             )
         free = {name: given[name] for name in FREE if name in given}
-        settings = replace(settings, **free)
+        chosen = {k: v for k, v in given["parameters"].items() if k in FREE}
+        settings = replace(settings, **free, parameters=settings.parameters | chosen)
     else:
         for name in ("train", "test"):
             if name not in given:

@@ -256,7 +256,8 @@ def _read_all(
                     skipped.append((file, result))
                 if progress is not None:
                     progress(done, len(files))
-            if kept and 4 * most * pixels > memory * 2**30:
+            # What all will take, if the others are like these.
+            if kept and paths and 4 * most * pixels / len(paths) * len(files) > memory * 2**30:
                 kept = False
                 images.clear()
     finally:  # Ctrl-C need not wait for the pictures not begun

@@ -138,6 +138,26 @@ class ConvertedPictures(_Lazy):
         if len(first) and shape not in (self.shape, (self.shape[0], *self.shape[2:])):
             raise InputError(f"{name} has shape {shape}, but gives pictures {self.shape[1:]}.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        source = self._source
+        if not isinstance(source, np.memmap) or source.filename is None:
+            return vars(self)
+        # A memmap would be pickled with all its values; where they are is enough.
+        whole = source
+        while isinstance(whole.base, np.memmap):
+            whole = whole.base
+        start = source.ctypes.data - whole.ctypes.data + whole.offset
+        where = str(source.filename), start, source.dtype, source.shape, source.strides
+        return vars(self) | {"_source": None, "_where": where}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        where = state.pop("_where", None)
+        vars(self).update(state)
+        if where:
+            path, start, dtype, shape, strides = where
+            file = np.memmap(path, np.uint8, "r")
+            self._source = np.ndarray(shape, dtype, file, start, strides)
+
     def _read(self, rows: NDArray[np.int64]) -> Tensor:
         images = self._convert(self._source[rows])
         if images.shape != (len(rows), *self.shape[1:]):

@@ -1,5 +1,6 @@
 """Pictures that do not lie in memory: the same rows, and clear words when they cannot be read."""
 
+import pickle
 import threading
 
 import numpy as np
@@ -97,6 +98,18 @@ def test_a_memmap_is_not_copied(tmp_path, rng, dtype, shape):
     assert tuple(mapped.shape) == tuple(kept.shape)
     for rows in ROWS:
         assert torch.equal(mapped[rows], kept[rows])
+
+
+@pytest.mark.parametrize(
+    "view", [lambda a: a, lambda a: a[3:7], lambda a: a[::-2, :, ::-1], lambda a: a[1:][2:, 1:]]
+)
+def test_a_memmap_is_sent_without_its_values(tmp_path, rng, view):
+    np.save(tmp_path / "a.npy", rng.integers(0, 256, (9, 17, 17), dtype=np.uint8))
+    pictures = as_pictures(view(np.load(tmp_path / "a.npy", mmap_mode="r")))
+    sent = pickle.dumps(pictures)
+    assert len(sent) < 1500
+    again = pickle.loads(sent)
+    assert torch.equal(again[:], pictures[:]) and len(again) == len(pictures)
 
 
 def test_a_memmap_is_checked_at_once(tmp_path):
