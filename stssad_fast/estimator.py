@@ -63,6 +63,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
         hyper_schedule: ``"cosine"``: it falls to 0 along half a cosine; or ``"constant"``.
         parametrization: what steps of CutDiff move: ``"log"``: log size, log aspect, angle;
             ``"cholesky"``: the entries of ``L``, as in the paper. Other augmentations ignore it.
+        validation: the validation loss sees a ``"batch"`` of test pictures, or ``"all"`` of them in
+            every iteration, with the exact gradient; that takes two passes over the test set, and
+            ``validation_norm="running"``.
         validation_norm: batch norm in the validation pass: ``"joint"`` statistics of the training,
             augmented and test pictures together, or the ``"running"`` ones.
         unit_embedding: scale embeddings to length 1.
@@ -110,6 +113,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "hyper_learning_rate": [Interval(Real, 0, None, closed="neither")],
         "hyper_schedule": [StrOptions({"cosine", "constant"})],
         "parametrization": [StrOptions({"log", "cholesky"})],
+        "validation": [StrOptions({"batch", "all"})],
         "validation_norm": [StrOptions({"joint", "running"})],
         "unit_embedding": ["boolean"],
         "smoothing": [Interval(Real, 0, 1, closed="left")],
@@ -139,6 +143,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         hyper_learning_rate: float = 0.05,
         hyper_schedule: Literal["cosine", "constant"] = "constant",
         parametrization: Literal["log", "cholesky"] = "log",
+        validation: Literal["batch", "all"] = "batch",
         validation_norm: Literal["joint", "running"] = "joint",
         unit_embedding: bool = True,
         smoothing: float = 0.9,
@@ -164,6 +169,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.hyper_learning_rate = hyper_learning_rate
         self.hyper_schedule = hyper_schedule
         self.parametrization = parametrization
+        self.validation = validation
         self.validation_norm = validation_norm
         self.unit_embedding = unit_embedding
         self.smoothing = smoothing
@@ -255,6 +261,12 @@ class STSSAD(OutlierMixin, BaseEstimator):
             ValueError: a parameter is out of range.
         """
         self._validate_params()
+        if self.validation == "all" and self.validation_norm == "joint":
+            raise InputError(
+                "validation is 'all', which goes through the test pictures in batches, and "
+                "validation_norm 'joint', which needs them at once; set validation_norm to "
+                "'running', or validation to 'batch'"
+            )
         self._starts()
         _device(self.device)
 

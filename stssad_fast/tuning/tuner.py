@@ -11,9 +11,10 @@ from torch.func import functional_call
 
 from stssad_fast.augment import Augmentation
 from stssad_fast.checkpoint import prefixed, under
-from stssad_fast.datasets import Pictures, ReadAhead
+from stssad_fast.datasets import Pictures, ReadAhead, batches
 from stssad_fast.ops import mean_distance_loss
 from stssad_fast.tuning.hypergradient import Loss, Tensors, bilevel_step
+from stssad_fast.tuning.validation import loss_over_all
 
 Strategy = Literal["second_order", "first_order", "random_dynamic", "random_static"]
 
@@ -33,6 +34,7 @@ class TunerConfig:
     hyper_optimizer: Literal["adam", "sgd"] = "adam"
     hyper_learning_rate: float = 0.05
     hyper_schedule: Literal["cosine", "constant"] = "constant"
+    validation: Literal["batch", "all"] = "batch"
     validation_norm: Literal["joint", "running"] = "joint"
     smoothing: float = 0.9
     patience: int | None = None
@@ -224,7 +226,30 @@ class Tuner:
 
         return loss
 
+    def _loss_over_all(self, images: Tensor) -> Loss:
+        def embed(parameters: Tensors, batch: Tensor) -> Tensor:
+            found: Tensor = functional_call(self.detector, parameters, (batch,))[0]
+            return found
+
+        def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
+            self.detector.eval()
+            augmented = self._augment(hyperparameters, images)
+            self._look_ahead(test=False)
+            device = self.generator.device
+            return loss_over_all(
+                embed,
+                parameters,
+                images,
+                augmented,
+                lambda: (batch.to(device) for batch in batches(self.test.pictures)),
+            )
+
+        return loss
+
     def _validation_loss(self, images: Tensor, test: Tensor) -> Loss:
+        if self.config.validation == "all":
+            return self._loss_over_all(images)
+
         def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
             self.detector.train(self.config.validation_norm == "joint")
             stacked = torch.cat([images, self._augment(hyperparameters, images), test])
