@@ -121,14 +121,14 @@ def peak():
 
 fit(300)  # what torch takes once
 before = peak()
-fit(4000)
+fit(3000)
 print(peak() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit")
 def test_memory_does_not_grow_with_the_test_set(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (4000, 64, 64), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (3000, 64, 64), dtype=np.uint8)
     np.save(tmp_path / "test.npy", pixels)
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(tmp_path)],
