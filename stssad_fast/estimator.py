@@ -77,9 +77,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
         contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
             threshold of :meth:`predict`; ``"auto"``: the 95th percentile of the training scores.
         n_jobs: starts that run at the same time, each in a process of its own, among which torch's
-            threads are divided; None: 1; -1: as many as threads. Results are equal to the last bit
-            if every process has as many threads as one that runs them in a row. In a script, call
-            :meth:`fit` under ``if __name__ == "__main__":``.
+            threads are divided; None: 1; -1: as many as threads. Each needs the memory of one.
+            Results are equal to the last bit if every process has as many threads as one that runs
+            them in a row. In a script, call :meth:`fit` under ``if __name__ == "__main__":``.
         random_state: seed; with an int, two fits on a CPU are equal to the last bit.
         device: ``"auto"`` (a GPU if there is one), or a torch device.
 

@@ -28,8 +28,8 @@ class Pictures(Protocol):
     """What fitting and scoring need: a tensor (N, C, H, W) has it, and memory is not the limit.
 
     A class of your own has ``shape`` (N, C, H, W), a length, and gives for rows, an array of whole
-    numbers (n,), a tensor or array (n, C, H, W) of a kind that `as_images` takes. It may be asked
-    from another thread, one call at a time.
+    numbers (n,), a tensor or array (n, C, H, W) of a kind that `as_images` takes. Several
+    threads may ask at once.
     """
 
     @property
@@ -200,7 +200,7 @@ class ReadAhead:
         if self._rows is not None and torch.equal(self._rows, rows):
             return future.result()
         if not future.cancel():
-            future.exception()  # one call at a time
+            future.exception()  # two at once would fight for the disk
         return self.pictures[rows]
 
 

@@ -287,13 +287,11 @@ class Search:
         assert self.path is not None
         begun = dict(self.begun)
         if self._tuner is not None:
-            state, values = self._tuner.state()
-            begun[self._index] = (
-                values | {"seconds": self._seconds, "initial": self._initial},
-                state,
-            )
+            state, numbers = self._tuner.state()
+            numbers |= {"seconds": self._seconds, "initial": self._initial}
+            begun[self._index] = numbers, state
         tensors: Tensors = {}
-        values = {"identity": self.identity, "seed": self.seed}
+        values: dict[str, Any] = {"identity": self.identity, "seed": self.seed}
         for name, states in (("done", self.done), ("begun", begun)):
             values[name] = {index: found for index, (found, _) in states.items()}
             for index, (_, kept) in states.items():
