@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -12,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from stssad_fast import checkpoint
 from stssad_fast.augment import Augmentation, CutDiff, Rotation
-from stssad_fast.datasets import as_images, as_train_test
+from stssad_fast.datasets import Images, Pictures, as_pictures, as_train_test, mean_and_std
 from stssad_fast.detectors import MIN_IMAGE_SIZE, ResNetDetector
 from stssad_fast.errors import InputError
 from stssad_fast.tuning import selection
@@ -27,8 +28,6 @@ from stssad_fast.tuning.tuner import Strategy, TunerConfig
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {"cutdiff": CutDiff, "rotation": Rotation}
 FORMAT = 1
-
-Images = NDArray[Any] | Tensor
 
 
 class STSSAD(OutlierMixin, BaseEstimator):
@@ -39,7 +38,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
     higher :meth:`score_samples` is more normal, :meth:`predict` gives 1 or -1.
 
     Pictures are arrays or tensors (N, H, W) or (N, C, H, W) with 1 or 3 channels, floats in [0, 1]
-    or uint8 or uint16, at least 16 pixels along each side, and all of one size.
+    or uint8 or uint16, at least 16 pixels along each side, and all of one size. Those that memory
+    does not hold: a ``numpy.memmap``, an object like :class:`stssad_fast.datasets.Pictures`, a
+    folder or a list of files. They are read as they are needed, the results are the same.
 
     Args:
         augmentation: ``"cutdiff"`` (a soft elliptical patch: defects), ``"rotation"`` (semantic
@@ -62,6 +63,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
         hyper_schedule: ``"cosine"``: it falls to 0 along half a cosine; or ``"constant"``.
         parametrization: what steps of CutDiff move: ``"log"``: log size, log aspect, angle;
             ``"cholesky"``: the entries of ``L``, as in the paper. Other augmentations ignore it.
+        validation: the validation loss sees a ``"batch"`` of test pictures, or ``"all"`` of them in
+            every iteration, with the exact gradient; that takes two passes over the test set, and
+            ``validation_norm="running"``.
         validation_norm: batch norm in the validation pass: ``"joint"`` statistics of the training,
             augmented and test pictures together, or the ``"running"`` ones.
         unit_embedding: scale embeddings to length 1.
@@ -72,6 +76,10 @@ class STSSAD(OutlierMixin, BaseEstimator):
             on the scale of the scores, or of largest ``"score_variance"`` (Eq. 6).
         contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
             threshold of :meth:`predict`; ``"auto"``: the 95th percentile of the training scores.
+        n_jobs: starts that run at the same time, each in a process of its own, among which torch's
+            threads are divided; None: 1; -1: as many as threads. Each needs the memory of one.
+            Results are equal to the last bit if every process has as many threads as one that runs
+            them in a row. In a script, call :meth:`fit` under ``if __name__ == "__main__":``.
         random_state: seed; with an int, two fits on a CPU are equal to the last bit.
         device: ``"auto"`` (a GPU if there is one), or a torch device.
 
@@ -105,12 +113,14 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "hyper_learning_rate": [Interval(Real, 0, None, closed="neither")],
         "hyper_schedule": [StrOptions({"cosine", "constant"})],
         "parametrization": [StrOptions({"log", "cholesky"})],
+        "validation": [StrOptions({"batch", "all"})],
         "validation_norm": [StrOptions({"joint", "running"})],
         "unit_embedding": ["boolean"],
         "smoothing": [Interval(Real, 0, 1, closed="left")],
         "patience": [None, Interval(Integral, 1, None, closed="left")],
         "selection": [StrOptions({"score_variance", "score_shift"})],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
+        "n_jobs": [None, Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
         "random_state": ["random_state"],
         "device": [str],
     }
@@ -133,12 +143,14 @@ class STSSAD(OutlierMixin, BaseEstimator):
         hyper_learning_rate: float = 0.05,
         hyper_schedule: Literal["cosine", "constant"] = "constant",
         parametrization: Literal["log", "cholesky"] = "log",
+        validation: Literal["batch", "all"] = "batch",
         validation_norm: Literal["joint", "running"] = "joint",
         unit_embedding: bool = True,
         smoothing: float = 0.9,
         patience: int | None = None,
         selection: Literal["score_variance", "score_shift"] = "score_shift",
         contamination: float | Literal["auto"] = "auto",
+        n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         device: str = "auto",
     ) -> None:
@@ -157,12 +169,14 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.hyper_learning_rate = hyper_learning_rate
         self.hyper_schedule = hyper_schedule
         self.parametrization = parametrization
+        self.validation = validation
         self.validation_norm = validation_norm
         self.unit_embedding = unit_embedding
         self.smoothing = smoothing
         self.patience = patience
         self.selection = selection
         self.contamination = contamination
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.device = device
 
@@ -180,7 +194,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
 
         Args:
             train_images: normal pictures, at least 2.
-            test_images: unlabelled pictures to find anomalies in, at least 2.
+            test_images: unlabelled pictures to find anomalies in, at least 2. Those that stay on
+                the disk are gone through batch by batch; memory does not grow with their number.
             checkpoint_path: file to keep the state in; Ctrl-C and SIGTERM then end the present
                 step and write it before KeyboardInterrupt is raised.
             checkpoint_interval: seconds between two writes, so the most that a crash can lose.
@@ -189,8 +204,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
             callback: called after every step with a :class:`Progress`.
 
         Raises:
-            InputError: the pictures cannot be used, or the checkpoint is damaged or of another
-                run; the message says what to do.
+            InputError: the pictures cannot be used or are no longer there, the checkpoint is
+                damaged or of another run, or a process of ``n_jobs`` was ended; the message says
+                what to do.
             ValueError: a parameter is out of range.
         """
         self.check_parameters()
@@ -202,11 +218,13 @@ class STSSAD(OutlierMixin, BaseEstimator):
         device = _device(self.device)
         starts = self._starts()
         places = [start.describe() for start in starts]
+        self.image_shape_ = tuple(train.shape[1:])
+        make_detector = partial(self._detector, *mean_and_std(train))
         search = selection.Search(
-            train.to(device),
-            test.to(device),
+            _at(train, device),
+            _at(test, device),
             starts,
-            lambda: self._detector(train),
+            make_detector,
             self._config(),
             seed,
             path,
@@ -218,15 +236,15 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 repr(self.augmentation),
                 places,
             ],
+            device,
         )
         if resume:
             search.resume()
-        search.run(callback)
+        search.run(callback, torch.get_num_threads() if self.n_jobs == -1 else self.n_jobs or 1)
 
         self.starts_ = search.results
         self.chosen_start_ = selection.choose(self.starts_, self.selection)
-        self.image_shape_ = tuple(train.shape[1:])
-        self._restore(search.tensors[self.chosen_start_], self._detector(train), device)
+        self._restore(search.tensors[self.chosen_start_], make_detector(), device)
         scores = np.array(self.starts_[self.chosen_start_]["scores"])
         if self.contamination == "auto":
             self.threshold_ = float(np.quantile(self.anomaly_scores(train), 0.95))
@@ -243,6 +261,12 @@ class STSSAD(OutlierMixin, BaseEstimator):
             ValueError: a parameter is out of range.
         """
         self._validate_params()
+        if self.validation == "all" and self.validation_norm == "joint":
+            raise InputError(
+                "validation is 'all', which goes through the test pictures in batches, and "
+                "validation_norm 'joint', which needs them at once; set validation_norm to "
+                "'running', or validation to 'batch'"
+            )
         self._starts()
         _device(self.device)
 
@@ -257,8 +281,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
 
     def anomaly_scores(self, images: Images) -> NDArray[np.float64]:
         """Negative log-likelihood (N,) under the training density; higher is more anomalous."""
-        embedding = self.embed(images)  # first: it tells whether this is fitted
-        return self.density_.score(embedding)
+        checked = self._checked(images)
+        found = selection.distances(self.detector_, self.density_, checked)
+        return self.density_.score_at(found)
 
     def score_samples(self, images: Images) -> NDArray[np.float64]:
         """Log-likelihood (N,) under the training density; higher is more normal."""
@@ -327,7 +352,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
             model.image_shape_ = tuple(values["image_shape"])
             model.threshold_ = values["threshold"]
             model.offset_ = -model.threshold_
-            model._restore(tensors, model._detector(torch.zeros(2, *model.image_shape_)), place)
+            model._restore(tensors, model._detector(), place)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"{path} is not a model of this version of stssad_fast; expected a file that "
@@ -345,13 +370,13 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.augmentation_.load_state_dict(checkpoint.under("augmentation", tensors))
         self.density_ = GaussianDensity.from_state(checkpoint.under("density", tensors))
 
-    def _checked(self, images: Images) -> Tensor:
+    def _checked(self, images: Images) -> Pictures:
         check_is_fitted(self, "starts_")
-        checked = as_images(images, channels=self.image_shape_[0], min_side=MIN_IMAGE_SIZE)
+        checked = as_pictures(images, min_side=MIN_IMAGE_SIZE)
         if tuple(checked.shape[1:]) != self.image_shape_:
             raise InputError(
                 f"images are {tuple(checked.shape[1:])} (channels, height, width), the estimator "
-                f"was fitted on {self.image_shape_}. Resize them"
+                f"was fitted on {self.image_shape_}. Convert or resize them"
             )
         return checked
 
@@ -359,15 +384,14 @@ class STSSAD(OutlierMixin, BaseEstimator):
         names = TunerConfig.__dataclass_fields__
         return TunerConfig(**{k: v for k, v in self.get_params().items() if k in names})
 
-    def _detector(self, train: Tensor) -> ResNetDetector:
-        dims = (0, 2, 3)
+    def _detector(self, mean: Tensor | None = None, std: Tensor | None = None) -> ResNetDetector:
         with torch.random.fork_rng(devices=[]):
             return ResNetDetector(
-                train.shape[1],
+                self.image_shape_[0],
                 self.width,
-                min(train.shape[2:]),
-                train.mean(dims),
-                train.std(dims).clamp_min(1e-3),
+                min(self.image_shape_[1:]),
+                mean,
+                None if std is None else std.clamp_min(1e-3),
                 self.unit_embedding,
             )
 
@@ -400,6 +424,10 @@ class STSSAD(OutlierMixin, BaseEstimator):
             return [kind(**start, **extra) for start in starts]
         except (TypeError, ValueError) as error:
             raise InputError(f"starts does not fit {self.augmentation}: {error}") from error
+
+
+def _at(pictures: Pictures, device: torch.device) -> Pictures:
+    return pictures.to(device) if isinstance(pictures, Tensor) else pictures
 
 
 def _device(name: str) -> torch.device:

@@ -167,6 +167,14 @@ def tune(
         int | None,
         _option("On the CPU; a small network may be faster on one.", "torch's choice"),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        _option(
+            "Starts that run at the same time, each in a process; threads are divided among them. "
+            "-1: as many as threads.",
+            1,
+        ),
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -180,6 +188,14 @@ def tune(
         _option(
             "Seconds between two checkpoints: the most that kill -9 can lose.",
             Settings.checkpoint_interval,
+        ),
+    ] = None,
+    memory: Annotated[
+        float | None,
+        _option(
+            "GiB of decoded pictures (4 bytes a value), for each of the two sets, above which they "
+            "are read from their files as they are needed; 0 keeps none in memory.",
+            Settings.memory,
         ),
     ] = None,
     on_error: Annotated[
@@ -213,6 +229,7 @@ def tune(
         "strategy": strategy,
         "random_state": seed,
         "device": device,
+        "n_jobs": jobs,
     }
     options = {
         "train": train and os.path.abspath(train),
@@ -223,6 +240,7 @@ def tune(
         "on_error": on_error,
         "threads": threads,
         "checkpoint_interval": checkpoint_interval,
+        "memory": memory,
     }
     parameters = {k: v for k, v in named.items() if v is not None}
     parameters |= tuning.assigned(assignments or [], parameters)

@@ -67,10 +67,9 @@ class TuningDisplay:
         if self.console.quiet:
             return
         now = time.monotonic()
-        last_of_start = progress.step == progress.steps
         if self._live is not None and now - self._shown >= REFRESH:
             self._live.update(self._table(), refresh=True)
-        elif self._live is None and (last_of_start or now - self._shown >= self.lines_every):
+        elif self._live is None and (progress.ended or now - self._shown >= self.lines_every):
             self.console.print(_line(progress, self._clock.left()), soft_wrap=True)
         else:
             return
@@ -99,7 +98,7 @@ class TuningDisplay:
                 number(progress.train_loss),
                 number(progress.validation_loss),
             )
-        if newest.step == newest.steps and newest.start == newest.starts - 1:
+        if newest.start == newest.starts - 1 and all(p.ended for p in self._latest.values()):
             return Group(table)
         note = "warming up; " if newest.warming_up else ""
         return Group(table, Text(f"{note}about {duration(self._clock.left())} left", "dim"))
@@ -122,7 +121,7 @@ class _Clock:
         self._steps = {True: 0, False: 0}
         self._warm_up = 0
         self._previous = time.monotonic()
-        self._progress: selection.Progress | None = None
+        self._latest: dict[int, selection.Progress] = {}
 
     def tick(self, progress: selection.Progress) -> None:
         now = time.monotonic()
@@ -131,19 +130,20 @@ class _Clock:
         self._previous = now
         if progress.warming_up:
             self._warm_up = max(self._warm_up, progress.step)
-        self._progress = progress
+        self._latest[progress.start] = progress
 
     def left(self) -> float:
-        progress = self._progress
-        if progress is None:
+        if not self._latest:
             return 0.0
         each = {k: self._seconds[k] / n if (n := self._steps[k]) else None for k in (True, False)}
         tuning = each[False] or TUNING_STEP_COST * (each[True] or 0.0)
         warming = each[True] or tuning / TUNING_STEP_COST
         # Within the first warm-up its length is not known; what is left counts as tuning.
-        other_starts = progress.starts - progress.start - 1
-        full = self._warm_up * warming + (progress.steps - self._warm_up) * tuning
-        return other_starts * full + (progress.steps - progress.step) * tuning
+        newest = self._latest[max(self._latest)]
+        full = self._warm_up * warming + (newest.steps - self._warm_up) * tuning
+        to_come = newest.starts - newest.start - 1
+        begun = [p for p in self._latest.values() if not p.ended]
+        return to_come * full + sum(p.steps - p.step for p in begun) * tuning
 
 
 @contextmanager

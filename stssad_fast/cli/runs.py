@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from stssad_fast.checkpoint import write_text
-from stssad_fast.datasets import ImageSet
+from stssad_fast.datasets import MEMORY, ImageSet
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
 from stssad_fast.report import write_report
@@ -31,6 +31,8 @@ RESULTS = "results.json"
 REPORT = "report.html"
 OUTPUTS = (MODEL, SCORES, RESULTS, REPORT)
 FORMAT = "stssad_fast run 1"
+FREE = ("checkpoint_interval", "memory", "n_jobs")
+"""Settings that a run may be gone on with changed, for its result does not depend on them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Settings:
         on_error: what to do about pictures that cannot be read.
         threads: of the CPU; results are equal to the last bit for one number of them.
         checkpoint_interval: seconds.
+        memory: GiB of pictures of a set above which they stay in their files.
         parameters: of :class:`STSSAD`.
     """
 
@@ -57,6 +60,7 @@ class Settings:
     on_error: Literal["raise", "skip"] = "raise"
     threads: int = 0
     checkpoint_interval: float = 10.0
+    memory: float = MEMORY
 
 
 def printable(path: str | os.PathLike[str]) -> str:
@@ -241,17 +245,19 @@ def differing(saved: Settings, given: Mapping[str, Any]) -> list[str]:
     """Names of the options in ``given`` whose values are not those of the run.
 
     ``given`` has the fields of :class:`Settings`, ``parameters`` with some of its entries only;
-    the checkpoint interval may change.
+    what :data:`FREE` names may change.
     """
     names = [
         field.name
         for field in fields(saved)
-        if field.name not in ("parameters", "checkpoint_interval")
+        if field.name not in ("parameters", *FREE)
         and field.name in given
         and given[field.name] != getattr(saved, field.name)
     ]
     parameters = given.get("parameters", {})
-    return names + [k for k, v in parameters.items() if v != saved.parameters.get(k)]
+    return names + [
+        k for k, v in parameters.items() if k not in FREE and v != saved.parameters.get(k)
+    ]
 
 
 def results(model: STSSAD, labels: Any = None) -> dict[str, Any]:

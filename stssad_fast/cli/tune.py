@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.text import Text
+from torch import Tensor
 
 from stssad_fast.cli.console import TuningDisplay, counting
-from stssad_fast.cli.runs import CHECKPOINT, Run, Settings, differing
-from stssad_fast.datasets import ImageSet, read_folder, with_channels
+from stssad_fast.cli.runs import CHECKPOINT, FREE, Run, Settings, differing
+from stssad_fast.datasets import ImageSet, read_folder
 from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
@@ -59,8 +61,9 @@ def settings_of(run: Run, given: Mapping[str, Any]) -> Settings:
                 f"the run in {run.folder} began with another {', '.join(names)}; leave that out to "
                 "go on with it, or choose a new folder"
             )
-        interval = given.get("checkpoint_interval", settings.checkpoint_interval)
-        settings = Settings(**{**vars(settings), "checkpoint_interval": interval})
+        free = {name: given[name] for name in FREE if name in given}
+        chosen = {k: v for k, v in given["parameters"].items() if k in FREE}
+        settings = replace(settings, **free, parameters=settings.parameters | chosen)
     else:
         for name in ("train", "test"):
             if name not in given:
@@ -90,6 +93,9 @@ def tune(run: Run, settings: Settings, out: Console, err: Console) -> dict[str, 
             f"{len(train.paths)} training and {len(test.paths)} test pictures, resized to "
             f"{height} x {width}, {'grey' if channels == 1 else 'RGB'}"
         )
+        for name, found in (("training", train), ("test", test)):
+            if not isinstance(found.images, Tensor):
+                out.print(f"The {name} pictures are read from their files as they are needed.")
         if not run.begun:
             run.begin(settings)
         model = STSSAD(**settings.parameters)
@@ -111,6 +117,8 @@ def _check(settings: Settings) -> None:
             f"--image-size is {settings.image_size}; the network needs at least {MIN_IMAGE_SIZE} "
             "pixels"
         )
+    if not settings.memory >= 0:  # NaN fails too
+        raise InputError(f"--memory is {settings.memory}; expected GiB, 0 or more")
     if settings.threads < 1:
         raise InputError(f"--threads is {settings.threads}; expected at least 1")
     if not settings.checkpoint_interval >= 0:  # NaN fails too
@@ -136,6 +144,7 @@ def _read(settings: Settings, err: Console) -> tuple[ImageSet, ImageSet]:
                 kinds=settings.kinds if split == "test" else None,
                 channels=settings.channels,
                 on_error=settings.on_error,
+                memory=settings.memory,
                 progress=progress,
             )
         for _, reason in found.skipped:
@@ -149,7 +158,5 @@ def _read(settings: Settings, err: Console) -> tuple[ImageSet, ImageSet]:
             )
         sets.append(found)
     most = max(found.images.shape[1] for found in sets)
-    train, test = (
-        ImageSet(**{**vars(found), "images": with_channels(found.images, most)}) for found in sets
-    )
+    train, test = (found.with_channels(most) for found in sets)
     return train, test

@@ -1,9 +1,9 @@
-"""A folder of pictures becomes one tensor; MVTec AD's layout gives labels."""
+"""A folder of pictures becomes a tensor or stays in its files; MVTec AD's layout gives labels."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stssad_fast.datasets.images import SUFFIXES, Size, read_image, with_channels
+from stssad_fast.datasets.pictures import BATCH, READERS, PictureFiles, Pictures
 from stssad_fast.errors import InputError
 
 GOOD = "good"
@@ -22,24 +23,35 @@ GOOD = "good"
 MASKS = "ground_truth"
 """Name of the folder of masks in MVTec AD's layout; never read."""
 
+MEMORY = 2.0
+"""GiB of decoded pictures above which a set of files is not kept in memory."""
+
 
 @dataclass(frozen=True)
 class ImageSet:
     """Pictures read from a folder, in the order of their paths.
 
     Attributes:
-        images: (N, C, H, W) float32 in [0, 1].
+        images: (N, C, H, W) float32 in [0, 1]: a tensor, or `PictureFiles` if it were too large.
         paths: N files.
         labels: (N,) int64, 0 normal and 1 anomalous; None where the layout does not tell.
         kinds: N names of defect folders, "good" for normal; None where `labels` is.
         skipped: files that could not be read, and why.
     """
 
-    images: Tensor
+    images: Pictures
     paths: list[Path]
     labels: NDArray[np.int64] | None
     kinds: list[str] | None
     skipped: list[tuple[Path, str]]
+
+    def with_channels(self, channels: int) -> "ImageSet":
+        """The same set, grey (1) or RGB (3)."""
+        images = self.images
+        if isinstance(images, PictureFiles):
+            return replace(self, images=images.with_channels(channels))
+        assert isinstance(images, Tensor)
+        return replace(self, images=with_channels(images, channels))
 
 
 def read_folder(
@@ -50,6 +62,7 @@ def read_folder(
     kinds: Sequence[str] | None = None,
     channels: Literal["auto"] | int = "auto",
     on_error: Literal["raise", "skip"] = "raise",
+    memory: float = MEMORY,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """Reads all pictures below a folder, sorted by their paths relative to it.
@@ -70,6 +83,8 @@ def read_folder(
         channels: 1, 3, or "auto": 1 if every file is grey, else 3.
         on_error: "raise" refuses the folder if a picture cannot be read; "skip" leaves such
             pictures out and lists them in `skipped`.
+        memory: GiB of float32 pictures up to which they are kept in memory. Of more, each is read
+            once to see that it can be, and then again whenever it is needed.
         progress: called with (pictures done, pictures in all) after each.
 
     Raises:
@@ -80,6 +95,8 @@ def read_folder(
         raise InputError(f'on_error is {on_error!r}, expected "raise" or "skip".')
     if channels not in ("auto", 1, 3):
         raise InputError(f'channels is {channels!r}, expected 1, 3 or "auto".')
+    if not memory >= 0:
+        raise InputError(f"memory is {memory}, expected GiB, 0 or more.")
     folder = _choose(Path(path), split)
     kind_names = _kinds(folder, split, kinds)
     roots = [folder] if kind_names is None else [folder / name for name in kind_names]
@@ -91,23 +108,27 @@ def read_folder(
         if not any(root in file.parents for file in found):
             raise InputError(f"{root} holds no pictures. Leave it out of kinds.")
     wanted = None if channels == "auto" else channels
-    images, paths, skipped = _read_all(found, wanted, image_size, progress)
-    if skipped and (on_error == "raise" or not images):
+    images, paths, skipped = _read_all(found, wanted, image_size, memory, progress)
+    if images is None or (skipped and on_error == "raise"):
         raise InputError(_complaint(folder, skipped, len(found), on_error))
-    most = max(image.shape[0] for image in images)
-    for image, file in zip(images, paths, strict=True):
-        if image.shape[1:] != images[0].shape[1:]:
-            raise InputError(
-                f"{file} is {image.shape[1]} x {image.shape[2]} pixels and {paths[0]} is "
-                f"{images[0].shape[1]} x {images[0].shape[2]}; pictures of one size are expected "
-                "where none is given. Set image_size."
-            )
-    stacked = torch.stack([with_channels(image, most) for image in images])
     if kind_names is None:
-        return ImageSet(stacked, paths, None, None, skipped)
+        return ImageSet(images, paths, None, None, skipped)
     kinds_found = [file.relative_to(folder).parts[0] for file in paths]
     labels = np.array([kind != GOOD for kind in kinds_found], np.int64)
-    return ImageSet(stacked, paths, labels, kinds_found, skipped)
+    return ImageSet(images, paths, labels, kinds_found, skipped)
+
+
+def read_files(files: Sequence[str | os.PathLike[str]], *, memory: float = MEMORY) -> Pictures:
+    """Reads pictures of one size in the order given, as `read_folder` does those of a folder.
+
+    Raises:
+        InputError: a file cannot be read, or the pictures differ in size.
+    """
+    paths = [Path(file) for file in files]
+    images, _, skipped = _read_all(paths, None, None, memory, None)
+    if images is None or skipped:
+        raise InputError(skipped[0][1])
+    return images
 
 
 def list_pictures(path: str | os.PathLike[str]) -> list[Path]:
@@ -207,26 +228,53 @@ def _read_all(
     files: list[Path],
     channels: int | None,
     image_size: Size | None,
+    memory: float,
     progress: Callable[[int, int], None] | None,
-) -> tuple[list[Tensor], list[Path], list[tuple[Path, str]]]:
-    """Reads in threads (decoders release the GIL); returns images, their paths, and failures."""
+) -> tuple[Pictures | None, list[Path], list[tuple[Path, str]]]:
+    """Reads in threads; returns the pictures (None: there are none), their paths, and failures."""
     images: list[Tensor] = []
+    shapes: list[torch.Size] = []
     paths: list[Path] = []
     skipped: list[tuple[Path, str]] = []
+    kept, pixels, most = True, 0, 1
     read = partial(_read_or_reason, channels=channels, image_size=image_size)
-    pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(READERS)
     try:
-        for done, (file, result) in enumerate(zip(files, pool.map(read, files), strict=True), 1):
-            if isinstance(result, Tensor):
-                images.append(result)
-                paths.append(file)
-            else:
-                skipped.append((file, result))
-            if progress is not None:
-                progress(done, len(files))
+        for begin in range(0, len(files), BATCH):
+            part = files[begin : begin + BATCH]
+            for done, (file, result) in enumerate(
+                zip(part, pool.map(read, part), strict=True), begin + 1
+            ):
+                if isinstance(result, Tensor):
+                    shapes.append(result.shape)
+                    paths.append(file)
+                    pixels += result.shape[1] * result.shape[2]
+                    most = max(most, result.shape[0])
+                    if kept:
+                        images.append(result)
+                else:
+                    skipped.append((file, result))
+                if progress is not None:
+                    progress(done, len(files))
+            # What all will take, if the others are like these.
+            if kept and paths and 4 * most * pixels / len(paths) * len(files) > memory * 2**30:
+                kept = False
+                images.clear()
     finally:  # Ctrl-C need not wait for the pictures not begun
         pool.shutdown(cancel_futures=True)
-    return images, paths, skipped
+    if not paths:
+        return None, paths, skipped
+    for shape, file in zip(shapes, paths, strict=True):
+        if shape[1:] != shapes[0][1:]:
+            raise InputError(
+                f"{file} is {shape[1]} x {shape[2]} pixels and {paths[0]} is {shapes[0][1]} x "
+                f"{shapes[0][2]}; pictures of one size are expected where none is given. Set "
+                "image_size."
+            )
+    if kept:
+        return torch.stack([with_channels(image, most) for image in images]), paths, skipped
+    height, width = shapes[0][1:]
+    return PictureFiles(paths, (most, height, width), image_size is not None), paths, skipped
 
 
 def _read_or_reason(file: Path, channels: int | None, image_size: Size | None) -> Tensor | str:

@@ -90,33 +90,6 @@ def as_images(
     return _checked_range(images, name)
 
 
-def as_train_test(
-    train: NDArray[Any] | Tensor,
-    test: NDArray[Any] | Tensor,
-    *,
-    channels: int | None = None,
-    min_side: int = MIN_SIDE,
-) -> tuple[Tensor, Tensor]:
-    """Checks training and test pictures, each as `as_images` does, and against each other.
-
-    Raises:
-        InputError: either holds fewer than two pictures, or their channels or sizes differ.
-    """
-    train = as_images(train, name="train_images", channels=channels, min_side=min_side, min_count=2)
-    test = as_images(test, name="test_images", channels=channels, min_side=min_side, min_count=2)
-    if train.shape[1] != test.shape[1]:
-        raise InputError(
-            f"train_images has {train.shape[1]} channel(s) and test_images {test.shape[1]}, "
-            "expected the same. Convert both to grey or both to RGB."
-        )
-    if train.shape[2:] != test.shape[2:]:
-        raise InputError(
-            f"train_images is {train.shape[2]} x {train.shape[3]} pixels and test_images "
-            f"{test.shape[2]} x {test.shape[3]}, expected the same. Resize one of them."
-        )
-    return train, test
-
-
 def _checked_range(images: Tensor, name: str) -> Tensor:
     if images.numel() == 0:
         return images

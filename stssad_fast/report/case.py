@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from stssad_fast.datasets import Pictures
+
 Array = npt.NDArray[Any]
 
 
@@ -38,10 +40,10 @@ class FittedEstimator(Protocol):
     def get_params(self) -> dict[str, Any]:
         """The parameters as given."""
 
-    def embed(self, images: Tensor, /) -> Array:
+    def embed(self, images: Pictures, /) -> Array:
         """Embeddings, (N, D)."""
 
-    def anomaly_scores(self, images: Tensor, /) -> Array:
+    def anomaly_scores(self, images: Pictures, /) -> Array:
         """Scores, (N,), higher for more anomalous."""
 
 
@@ -62,8 +64,8 @@ class ReportCase:
 
     title: str
     estimator: FittedEstimator
-    train_images: Tensor
-    test_images: Tensor
+    train_images: Pictures
+    test_images: Pictures
     labels: Sequence[int] | Array | Tensor | None = None
     kinds: Sequence[str] | None = None
     names: Sequence[str] | None = None

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from stssad_fast.checkpoint import write_text
+from stssad_fast.datasets import Pictures
 from stssad_fast.report import figures, pictures, wording
 from stssad_fast.report.case import Array, FittedEstimator, ReportCase
 from stssad_fast.report.collect import Facts, collect
@@ -23,8 +24,8 @@ from stssad_fast.report.collect import Facts, collect
 def write_report(
     path: str | Path,
     estimator: FittedEstimator,
-    train_images: Tensor,
-    test_images: Tensor,
+    train_images: Pictures,
+    test_images: Pictures,
     *,
     labels: Sequence[int] | Array | Tensor | None = None,
     title: str = "A self-tuned anomaly detector",

@@ -39,7 +39,11 @@ class GaussianDensity:
 
     def score(self, embedding: NDArray[np.floating]) -> Array:
         """Negative log-likelihood (N,) of embeddings (N, D); higher is more anomalous."""
-        return self.constant + 0.5 * self.distance(embedding)
+        return self.score_at(self.distance(embedding))
+
+    def score_at(self, distance: Array) -> Array:
+        """The same, for a :meth:`distance` (N,)."""
+        return self.constant + 0.5 * distance
 
     def state(self) -> dict[str, Tensor]:
         """The attributes as tensors."""

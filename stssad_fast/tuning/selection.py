@@ -1,5 +1,6 @@
 """All starting points of one problem, and the choice among them (paper, 3.3)."""
 
+import glob
 import hashlib
 import json
 import signal
@@ -14,14 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from stssad_fast import checkpoint
 from stssad_fast.augment import Augmentation
+from stssad_fast.datasets import Pictures, batches
 from stssad_fast.errors import InputError
+from stssad_fast.tuning import together
 from stssad_fast.tuning.density import GaussianDensity
 from stssad_fast.tuning.hypergradient import Tensors
 from stssad_fast.tuning.tuner import Tuner, TunerConfig
+
+FORMAT = 2
+"""Of checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Progress:
     Attributes:
         start, starts: index of the present start, and how many there are.
         step, steps: done and to do in this start, warm-up included.
+        ended: whether this was the last step of this start.
         warming_up: whether the augmentation is still fixed.
         train_loss, validation_loss: of the last iteration, None before the first.
         hyperparameters: present values by name.
@@ -40,6 +47,7 @@ class Progress:
     starts: int
     step: int
     steps: int
+    ended: bool
     warming_up: bool
     train_loss: float | None
     validation_loss: float | None
@@ -47,13 +55,25 @@ class Progress:
 
 
 @torch.no_grad()
-def embed(detector: nn.Module, images: Tensor, batch_size: int = 256) -> NDArray[np.float32]:
-    """Embeddings (N, D) of pictures, with the running statistics of batch norm."""
+def embeddings(detector: nn.Module, images: Pictures) -> Iterator[NDArray[np.float32]]:
+    """Embeddings (n, D) of pictures, a batch at a time, with batch norm's running statistics."""
     detector.eval()
     device = next(detector.parameters()).device
-    parts = [detector(batch.to(device))[0].cpu() for batch in images.split(batch_size)]
-    stacked: NDArray[np.float32] = torch.cat(parts).numpy()
-    return stacked
+    for batch in batches(images):
+        part: NDArray[np.float32] = detector(batch.to(device))[0].cpu().numpy()
+        yield part
+
+
+def embed(detector: nn.Module, images: Pictures) -> NDArray[np.float32]:
+    """All :func:`embeddings` (N, D)."""
+    return np.concatenate(list(embeddings(detector, images)))
+
+
+def distances(
+    detector: nn.Module, density: GaussianDensity, images: Pictures
+) -> NDArray[np.float64]:
+    """Squared Mahalanobis distances (N,) of pictures, of which one batch is held at a time."""
+    return np.concatenate([density.distance(part) for part in embeddings(detector, images)])
 
 
 def score_variance(scores: NDArray[np.float64]) -> float:
@@ -86,25 +106,26 @@ def choose(results: Sequence[dict[str, Any]], rule: str = "score_variance") -> i
 
 
 class Search:
-    """Tunes from every starting point, one after the other, and can be stopped and continued.
+    """Tunes from every starting point, and can be stopped and continued.
 
     All starts share one seed, hence the initial network and the order of the batches, so that they
     differ by their starting point alone.
 
     Args:
-        train, test: pictures (N, C, H, W) in [0, 1], on the device to work on.
+        train, test: pictures (N, C, H, W) in [0, 1], wherever they are.
         starts: one augmentation per starting point.
         make_detector: a new detector; called with the global generator seeded.
         config: of every start.
         seed: of everything random.
         path: checkpoint file, written at least every ``interval`` seconds; None for none.
         identity: JSON-able values that a checkpoint must agree on to be continued.
+        device: to work on.
     """
 
     def __init__(
         self,
-        train: Tensor,
-        test: Tensor,
+        train: Pictures,
+        test: Pictures,
         starts: Sequence[Augmentation],
         make_detector: Callable[[], nn.Module],
         config: TunerConfig,
@@ -112,55 +133,102 @@ class Search:
         path: Path | None = None,
         interval: float = 10.0,
         identity: Any = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.train, self.test, self.starts = train, test, starts
+        self.device = torch.device(device)
         self.make_detector, self.config, self.seed = make_detector, config, seed
         self.path, self.interval = path, interval
-        self.results: list[dict[str, Any]] = []
-        self.tensors: list[Tensors] = []
+        self.done: dict[int, tuple[dict[str, Any], Tensors]] = {}  # by start
+        self.begun: dict[int, tuple[dict[str, Any], Tensors]] = {}  # to be gone on with
+        self._index = -1
         self._tuner: Tuner | None = None
         self._seconds = 0.0
         self._initial: dict[str, float] = {}
-        self._identity = fingerprint(train, test, [asdict(config), identity])
+        # It goes through all pictures, which only a checkpoint is worth.
+        self.identity = path and fingerprint(train, test, [FORMAT, asdict(config), identity])
 
-    def run(self, callback: Callable[[Progress], None] | None = None) -> None:
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """What the starts that have ended led to, in their order."""
+        return [self.done[index][0] for index in sorted(self.done)]
+
+    @property
+    def tensors(self) -> list[Tensors]:
+        """Networks, augmentations and densities of the same."""
+        return [self.done[index][1] for index in sorted(self.done)]
+
+    @property
+    def remaining(self) -> list[int]:
+        """The starts that have not ended."""
+        return [index for index in range(len(self.starts)) if index not in self.done]
+
+    def run(self, callback: Callable[[Progress], None] | None = None, jobs: int = 1) -> None:
         """Go on to the end. Ctrl-C or SIGTERM, with a checkpoint, ends the present step first.
+
+        Args:
+            callback: called after every step.
+            jobs: starts that run at the same time, each in a process of its own.
 
         Raises:
             KeyboardInterrupt: stopped; the checkpoint holds everything done so far.
-            InputError: the checkpoint cannot be written.
+            InputError: the checkpoint cannot be written, pictures cannot be read, or a process has
+                ended before its start had.
         """
         with _postponed_interrupt(self.path is not None) as interrupted:
-            saved = time.monotonic()
-            while len(self.results) < len(self.starts):
-                if self._tuner is None:
-                    self._tuner = self._begin(len(self.results))
-                began = time.monotonic()
-                self._tuner.step()
-                self._seconds += time.monotonic() - began
-                if callback:
-                    callback(self._progress(self._tuner))
-                if self._tuner.done:
-                    self._finish(self._tuner)
-                now = time.monotonic()
-                if self.path and (interrupted() or now - saved >= self.interval):
-                    self.save()
-                    saved = time.monotonic()
-                if interrupted():
-                    raise KeyboardInterrupt
+            if self.path and (jobs > 1 or any(path.exists() for path in self._parts())):
+                self.gather()
+            if jobs > 1:
+                together.run(self, jobs, callback or (lambda progress: None), interrupted)
+            else:
+                for index in self.remaining:
+                    self.work(index, callback, interrupted)
             if self.path:
+                self.gather()
+
+    def work(
+        self,
+        index: int,
+        callback: Callable[[Progress], None] | None,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        """Begin one start, or go on with it, to its end.
+
+        Raises:
+            KeyboardInterrupt: ``interrupted`` said so, and what was done is saved.
+        """
+        saved = time.monotonic()
+        self._tuner, self._index = self._begin(index), index
+        while index not in self.done:
+            began = time.monotonic()
+            self._tuner.step()
+            self._seconds += time.monotonic() - began
+            if callback:
+                callback(self._progress(self._tuner))
+            if self._tuner.done:
+                self._finish(self._tuner)
+            now = time.monotonic()
+            if self.path and (interrupted() or now - saved >= self.interval):
                 self.save()
+                saved = time.monotonic()
+            if interrupted():
+                raise KeyboardInterrupt
 
     def _begin(self, index: int) -> Tuner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            detector = self.make_detector().to(self.train.device)
-        augmentation = self.starts[index].to(self.train.device)
-        generator = torch.Generator(self.train.device).manual_seed(self.seed)
+            detector = self.make_detector().to(self.device)
+        augmentation = self.starts[index].to(self.device)
+        generator = torch.Generator(self.device).manual_seed(self.seed)
         if not self.config.strategy.endswith("order"):
             augmentation.draw_(generator)
         self._seconds, self._initial = 0.0, augmentation.describe()
-        return Tuner(detector, augmentation, self.train, self.test, self.config, generator)
+        tuner = Tuner(detector, augmentation, self.train, self.test, self.config, generator)
+        if index in self.begun:
+            values, tensors = self.begun.pop(index)
+            tuner.load_state(tensors, values)
+            self._seconds, self._initial = values["seconds"], values["initial"]
+        return tuner
 
     def _finish(self, tuner: Tuner) -> None:
         began = time.monotonic()
@@ -183,12 +251,11 @@ class Search:
         if iteration >= 0:
             trained = embed(tuner.detector, self.train)
             density = GaussianDensity.fit(trained)
-            tested = embed(tuner.detector, self.test)
-            scores = density.score(tested)
-            shift = score_shift(density.distance(tested), density.distance(trained))
+            found = distances(tuner.detector, density, self.test)
+            scores = density.score_at(found)
             result |= {
                 "score_variance": score_variance(scores),
-                "score_shift": shift,
+                "score_shift": score_shift(found, density.distance(trained)),
                 "scores": scores.tolist(),
             }
             tensors = {
@@ -197,17 +264,18 @@ class Search:
                 **checkpoint.prefixed("density", density.state()),
             }
         result["seconds"] = self._seconds + time.monotonic() - began
-        self.results.append(result)
-        self.tensors.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
+        kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        self.done[self._index] = result, kept
         self._tuner = None
 
     def _progress(self, tuner: Tuner) -> Progress:
         history = tuner.history
         return Progress(
-            len(self.results),
+            self._index,
             len(self.starts),
             tuner.step_count,
             tuner.total_steps,
+            tuner.done,
             tuner.step_count <= self.config.warm_up,
             history["train_loss"][-1] if history else None,
             history["validation_loss"][-1] if history else None,
@@ -217,20 +285,17 @@ class Search:
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
         assert self.path is not None
-        tensors: Tensors = {}
-        for index, kept in enumerate(self.tensors):
-            tensors |= checkpoint.prefixed(f"start{index}", kept)
-        current = None
+        begun = dict(self.begun)
         if self._tuner is not None:
-            state, current = self._tuner.state()
-            tensors |= checkpoint.prefixed("current", state)
-            current |= {"seconds": self._seconds, "initial": self._initial}
-        values = {
-            "identity": self._identity,
-            "seed": self.seed,
-            "results": self.results,
-            "current": current,
-        }
+            state, numbers = self._tuner.state()
+            numbers |= {"seconds": self._seconds, "initial": self._initial}
+            begun[self._index] = numbers, state
+        tensors: Tensors = {}
+        values: dict[str, Any] = {"identity": self.identity, "seed": self.seed}
+        for name, states in (("done", self.done), ("begun", begun)):
+            values[name] = {index: found for index, (found, _) in states.items()}
+            for index, (_, kept) in states.items():
+                tensors |= checkpoint.prefixed(f"{name}{index}", kept)
         checkpoint.save(self.path, tensors, values)
 
     def resume(self) -> None:
@@ -239,23 +304,37 @@ class Search:
         Raises:
             InputError: the checkpoint is damaged, or of other pictures or parameters.
         """
-        if self.path is None or not self.path.exists():
-            return
-        tensors, values = checkpoint.load(self.path)
-        if values["identity"] != self._identity:
+        for path in (self.path, *self._parts()):
+            if path and path.exists():
+                self.load(path)
+
+    def gather(self) -> None:
+        """Write one checkpoint, and delete those of processes that worked on a start each."""
+        assert self.path is not None
+        self.save()
+        name = glob.escape(self.path.name)
+        for pattern in (f"{name}.*.part", f".{name}.*.part.*"):  # the latter cut short by a kill
+            for path in self.path.parent.glob(pattern):
+                path.unlink(missing_ok=True)
+
+    def _parts(self) -> list[Path]:
+        return [together.part(self.path, i) for i in range(len(self.starts))] if self.path else []
+
+    def load(self, path: Path) -> None:
+        """Take over what a checkpoint holds, where that is farther than what is here."""
+        tensors, values = checkpoint.load(path)
+        if values.get("identity") != self.identity:
             raise InputError(
-                f"{self.path} is of another run: its pictures or parameters differ from these. "
+                f"{path} is of another run: its pictures or parameters differ from these. "
                 "Repeat the command that began it, or choose another folder"
             )
-        self.results = values["results"]
-        self.tensors = [
-            checkpoint.under(f"start{index}", tensors) for index in range(len(self.results))
-        ]
-        if values["current"] is not None:
-            self._tuner = self._begin(len(self.results))
-            self._tuner.load_state(checkpoint.under("current", tensors), values["current"])
-            self._seconds = values["current"]["seconds"]
-            self._initial = values["current"]["initial"]
+        for index, found in values["done"].items():
+            self.done[int(index)] = found, checkpoint.under(f"done{index}", tensors)
+            self.begun.pop(int(index), None)
+        for index, found in values["begun"].items():
+            here = self.begun.get(int(index), ({"step_count": -1}, {}))[0]
+            if int(index) not in self.done and found["step_count"] > here["step_count"]:
+                self.begun[int(index)] = found, checkpoint.under(f"begun{index}", tensors)
 
 
 def saved_seed(path: Path) -> int | None:
@@ -263,12 +342,13 @@ def saved_seed(path: Path) -> int | None:
     return int(checkpoint.load(path)[1]["seed"]) if path.exists() else None
 
 
-def fingerprint(train: Tensor, test: Tensor, values: Any) -> str:
-    """Short digest of the pictures and of JSON-able values."""
+def fingerprint(train: Pictures, test: Pictures, values: Any) -> str:
+    """Short digest of the pictures, wherever they are, and of JSON-able values."""
     digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=repr).encode())
     for images in (train, test):
         digest.update(repr(tuple(images.shape)).encode())
-        digest.update(images.cpu().contiguous().numpy().tobytes())
+        for batch in batches(images):
+            digest.update(batch.cpu().contiguous().numpy().data)
     return digest.hexdigest()[:32]
 
 

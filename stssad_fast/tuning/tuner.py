@@ -11,8 +11,10 @@ from torch.func import functional_call
 
 from stssad_fast.augment import Augmentation
 from stssad_fast.checkpoint import prefixed, under
+from stssad_fast.datasets import Pictures, ReadAhead, batches
 from stssad_fast.ops import mean_distance_loss
 from stssad_fast.tuning.hypergradient import Loss, Tensors, bilevel_step
+from stssad_fast.tuning.validation import loss_over_all
 
 Strategy = Literal["second_order", "first_order", "random_dynamic", "random_static"]
 
@@ -32,6 +34,7 @@ class TunerConfig:
     hyper_optimizer: Literal["adam", "sgd"] = "adam"
     hyper_learning_rate: float = 0.05
     hyper_schedule: Literal["cosine", "constant"] = "constant"
+    validation: Literal["batch", "all"] = "batch"
     validation_norm: Literal["joint", "running"] = "joint"
     smoothing: float = 0.9
     patience: int | None = None
@@ -43,21 +46,22 @@ class Tuner:
     Args:
         detector: gives ``(embedding, logit)``; trained in place.
         augmentation: its parameters are tuned in place.
-        train, test: pictures (N, C, H, W) in [0, 1] on the device of the detector.
-        generator: draws batches and patch centres; on the same device.
+        train, test: pictures (N, C, H, W) in [0, 1], wherever they are.
+        generator: draws batches and patch centres; on the device of the detector.
     """
 
     def __init__(
         self,
         detector: nn.Module,
         augmentation: Augmentation,
-        train: Tensor,
-        test: Tensor,
+        train: Pictures,
+        test: Pictures,
         config: TunerConfig,
         generator: torch.Generator,
     ) -> None:
         self.detector, self.augmentation, self.config = detector, augmentation, config
-        self.train, self.test, self.generator = train, test, generator
+        self.train, self.test = ReadAhead(train), ReadAhead(test)
+        self.generator = generator
         self.step_count = 0
         self.history: dict[str, list[float]] = {}
         self.best_iteration = -1
@@ -87,7 +91,7 @@ class Tuner:
     def step(self) -> None:
         """One warm-up step, or one iteration of Algorithm 1."""
         config = self.config
-        epoch = math.ceil(len(self.train) / config.batch_size)
+        epoch = math.ceil(len(self.train.pictures) / config.batch_size)
         if config.strategy == "random_dynamic" and self.step_count % epoch == 0:
             self.augmentation.draw_(self.generator)
         warming_up = self.step_count < config.warm_up
@@ -161,7 +165,7 @@ class Tuner:
 
     def load_state(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Go back to a state that :meth:`state` gave."""
-        device = self.train.device
+        device = self.generator.device
         moved = {k: v.to(device) for k, v in tensors.items() if k != "generator"}
         self.detector.load_state_dict(under("detector", moved))
         self.augmentation.load_state_dict(under("augmentation", moved))
@@ -186,9 +190,23 @@ class Tuner:
         """Whether gradients move the augmentation."""
         return self.config.strategy in ("second_order", "first_order")
 
-    def _draw(self, images: Tensor) -> Tensor:
-        order = torch.randperm(len(images), generator=self.generator, device=images.device)
-        return images[order[: self.config.batch_size]]
+    def _rows(self, source: ReadAhead, generator: torch.Generator) -> Tensor:
+        count = len(source.pictures)
+        order = torch.randperm(count, generator=generator, device=generator.device)
+        return order[: self.config.batch_size]
+
+    def _draw(self, source: ReadAhead) -> Tensor:
+        return source[self._rows(source, self.generator)].to(self.generator.device)
+
+    def _look_ahead(self, test: bool) -> None:
+        """Announce what will be drawn next if nothing else draws before; never changes a result."""
+        sources = [self.train, self.test] if test else [self.train]
+        if all(isinstance(source.pictures, Tensor) for source in sources):
+            return
+        generator = torch.Generator(self.generator.device)
+        generator.set_state(self.generator.get_state())
+        for source in sources:
+            source.announce(self._rows(source, generator))
 
     def _augment(self, hyperparameters: Tensors, images: Tensor) -> Tensor:
         made: Tensor = functional_call(
@@ -208,10 +226,34 @@ class Tuner:
 
         return loss
 
+    def _loss_over_all(self, images: Tensor) -> Loss:
+        def embed(parameters: Tensors, batch: Tensor) -> Tensor:
+            found: Tensor = functional_call(self.detector, parameters, (batch,))[0]
+            return found
+
+        def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
+            self.detector.eval()
+            augmented = self._augment(hyperparameters, images)
+            self._look_ahead(test=False)
+            device = self.generator.device
+            return loss_over_all(
+                embed,
+                parameters,
+                images,
+                augmented,
+                lambda: (batch.to(device) for batch in batches(self.test.pictures)),
+            )
+
+        return loss
+
     def _validation_loss(self, images: Tensor, test: Tensor) -> Loss:
+        if self.config.validation == "all":
+            return self._loss_over_all(images)
+
         def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
             self.detector.train(self.config.validation_norm == "joint")
             stacked = torch.cat([images, self._augment(hyperparameters, images), test])
+            self._look_ahead(test=self.tunes and self.config.updates == 1)
             buffers = {k: v.clone() for k, v in self.detector.named_buffers()}
             embedding, _ = functional_call(self.detector, (parameters, buffers), (stacked,))
             if not torch.isfinite(embedding).all():
@@ -228,6 +270,7 @@ class Tuner:
         parameters: Tensors = dict(self.detector.named_parameters())
         hyperparameters = {k: v.detach() for k, v in self.augmentation.named_parameters()}
         loss = self._train_loss(self._draw(self.train))(parameters, hyperparameters)
+        self._look_ahead(test=not self.tunes)
         gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
         with torch.no_grad():
             for (name, value), gradient in zip(parameters.items(), gradients, strict=True):

@@ -10,6 +10,7 @@ import tempfile
 import pytest
 
 from stssad_fast import checkpoint
+from stssad_fast.tuning.tuner import Tuner
 
 
 def truncated(path):
@@ -32,6 +33,8 @@ def truncated(path):
         (["--device", "abacus"], "'abacus' cannot be used"),
         (["--threads", "0"], "--threads is 0"),
         (["--checkpoint-interval", "-1"], "--checkpoint-interval is -1"),
+        (["--memory", "-1"], "--memory is -1"),
+        (["--jobs", "0"], "'n_jobs' parameter"),
         (["--channels", "2"], "'--channels'"),
         (["--set", "colour=blue"], "--set colour=blue is not understood"),
         (["--set", "patience"], "--set patience is not understood"),
@@ -74,6 +77,26 @@ def test_unreadable_pictures(cli, tmp_path, spoil, match):
     result = cli.refused("tune", *cli.options, "--out", tmp_path / "run", match=match)
     assert "3.png" in result.stderr and "--on-error skip" in result.stderr
     assert cli.tree(tmp_path) == before
+
+
+def test_a_picture_that_vanishes_while_files_are_streamed(cli, tmp_path, monkeypatch):
+    options = [*cli.options, "--memory", "0", "--checkpoint-interval", "0"]
+    cli.accepted("tune", *options, "--out", tmp_path / "unbroken")
+    step, steps = Tuner.step, []
+
+    def vanish(tuner):
+        steps.append(tuner)
+        if len(steps) == 3:
+            (cli.data / "train").rename(cli.data / "away")
+        step(tuner)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tuner, "step", vanish)
+        match = "does not exist.* put it back as it was, and go on"
+        cli.refused("tune", *options, "--out", tmp_path / "run", match=match)
+    (cli.data / "away").rename(cli.data / "train")
+    cli.accepted("tune", "--out", tmp_path / "run", "--resume")
+    assert cli.same(tmp_path / "run", tmp_path / "unbroken")
 
 
 def test_small_pictures(cli, tmp_path):

@@ -57,7 +57,9 @@ def steps(start, *, warm_up=2, total=4):
     for step in range(1, total + 1):
         warming = step <= warm_up
         loss = None if warming else 0.5
-        yield Progress(start, 3, step, total, warming, loss, loss, {"size": 0.01, "angle": 12.0})
+        yield Progress(
+            start, 3, step, total, step == total, warming, loss, loss, {"size": 0.01, "angle": 12.0}
+        )
 
 
 def test_progress_on_a_terminal():

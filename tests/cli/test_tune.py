@@ -138,3 +138,16 @@ def test_resume_takes_the_same_command(cli, finished, copy):
     (copy / "report.html").unlink()
     finished[0].accepted("tune", *finished[0].options, "--out", copy, "--resume")
     assert (copy / "report.html").exists()
+
+
+def test_pictures_in_their_files_and_starts_side_by_side_change_nothing(cli, tmp_path):
+    starts = ["--set", 'starts=[{"size": 0.01}, {"size": 0.1}]']
+    options = cli.options[:-2]
+    cli.accepted("tune", *options, *starts, "--out", tmp_path / "plain")
+    more = ["--memory", 0, "--jobs", 2]
+    result = cli.accepted("tune", *options, *starts, *more, "--out", tmp_path / "other")
+    assert "The test pictures are read from their files" in result.stdout
+    assert cli.same(tmp_path / "plain", tmp_path / "other")
+    assert {path.name for path in (tmp_path / "other").iterdir()} == FILES
+    (tmp_path / "other/report.html").unlink()
+    cli.accepted("tune", "--out", tmp_path / "other", "--resume", "--jobs", 1, "--memory", 1)

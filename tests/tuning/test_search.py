@@ -151,7 +151,7 @@ def test_an_interrupted_search_goes_on_to_the_identical_result(make_search, tmp_
     if how != "crash":  # nothing done is lost
         assert len(resumed.results) == steps // 7
         if steps % 7:
-            assert resumed._tuner.step_count == steps % 7
+            assert resumed.begun[steps // 7][0]["step_count"] == steps % 7
     resumed.run(lambda progress: seen.append(progress))
     assert outcome(resumed) == outcome(unbroken)
     assert len(seen) == 14 + (how == "crash")
