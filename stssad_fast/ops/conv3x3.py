@@ -1,11 +1,12 @@
 """3x3 convolution: Winograd's algorithm on the CPU, differentiable to any order."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.overrides import handle_torch_function, has_torch_function
 
 from stssad_fast.ops import extension
 from stssad_fast.ops._operators import LIBRARY
@@ -31,7 +32,13 @@ for _schema in (
 _kernels = torch.ops.stssad_fast
 
 
-def conv3x3(image: Tensor, weight: Tensor) -> Tensor:
+class Wishes(Protocol):
+    """What a backward is to compute; read when it runs."""
+
+    weights: bool  # gradients for weights
+
+
+def conv3x3(image: Tensor, weight: Tensor, *, wishes: Wishes | None = None) -> Tensor:
     """``F.conv2d(image, weight, padding=1)`` for 3x3 weights, with fewer multiplications.
 
     On the CPU, in float32 and with at least 64 channels in and out, Winograd's F(4x4, 3x3) takes a
@@ -42,17 +49,26 @@ def conv3x3(image: Tensor, weight: Tensor) -> Tensor:
     Args:
         image: (B, C, H, W).
         weight: (K, C, 3, 3).
+        wishes: PyTorch does not tell a backward that runs to other tensors alone that nobody asks
+            for the weight's gradient; with ``wishes.weights`` False it is left out. F.conv2d does
+            not look at them. Default: it is computed wherever the weight requires a gradient.
 
     Returns:
         (B, K, H, W).
     """
-    if _suits(image, weight):
-        found: Tensor = _Convolution.apply(image, weight, False)
+    if has_torch_function((image, weight)):
+        overridden: Tensor = handle_torch_function(
+            conv3x3, (image, weight), image, weight, wishes=wishes
+        )
+        return overridden
+    if suits_winograd(image, weight):
+        found: Tensor = _Convolution.apply(image, weight, False, wishes)
         return found
     return F.conv2d(image, weight, padding=1)
 
 
-def _suits(image: Tensor, weight: Tensor) -> bool:
+def suits_winograd(image: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`conv3x3` takes Winograd's algorithm."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     height, width = image.shape[-2:]
@@ -74,9 +90,11 @@ class _Convolution(Function):
     """``image * weight``; transposed: what its gradient for ``image`` is as a function of that."""
 
     @staticmethod
-    def forward(ctx: Any, image: Tensor, weight: Tensor, transposed: bool) -> Tensor:
+    def forward(
+        ctx: Any, image: Tensor, weight: Tensor, transposed: bool, wishes: Wishes | None
+    ) -> Tensor:
         ctx.save_for_backward(image, weight)
-        ctx.transposed = transposed
+        ctx.transposed, ctx.wishes = transposed, wishes
         image = image.contiguous(memory_format=torch.channels_last)
         outputs, channels = weight.shape[:2] if not transposed else weight.shape[1::-1]
         points = weight.new_empty(POINTS, channels, outputs)
@@ -90,23 +108,24 @@ class _Convolution(Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, weight = ctx.saved_tensors
-        grad_image = grad_weight = None
+        wishes, grad_image, grad_weight = ctx.wishes, None, None
         if ctx.needs_input_grad[0]:
-            grad_image = _Convolution.apply(grad, weight, not ctx.transposed)
-        if ctx.needs_input_grad[1]:
+            grad_image = _Convolution.apply(grad, weight, not ctx.transposed, wishes)
+        if ctx.needs_input_grad[1] and (wishes is None or wishes.weights):
             pair = (image, grad) if ctx.transposed else (grad, image)
-            grad_weight = _WeightGradient.apply(*pair)
-        return grad_image, grad_weight, None
+            grad_weight = _WeightGradient.apply(*pair, wishes)
+        return grad_image, grad_weight, None, None
 
 
 class _WeightGradient(Function):
     """Gradient of ``image * weight`` for the weight, which is linear in ``grad`` and ``image``."""
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, image: Tensor) -> Tensor:
+    def forward(ctx: Any, grad: Tensor, image: Tensor, wishes: Wishes | None) -> Tensor:
         ctx.save_for_backward(grad, image)
+        ctx.wishes = wishes
         grad = grad.contiguous(memory_format=torch.channels_last)
         image = image.contiguous(memory_format=torch.channels_last)
         outputs, channels = grad.shape[1], image.shape[1]
@@ -120,11 +139,13 @@ class _WeightGradient(Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, grad_weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        grad, image = ctx.saved_tensors
+    def backward(ctx: Any, grad_weight: Tensor) -> tuple[Tensor | None, ...]:
+        (grad, image), wishes = ctx.saved_tensors, ctx.wishes
+        to_grad, to_image = ctx.needs_input_grad[:2]
         return (
-            _Convolution.apply(image, grad_weight, False) if ctx.needs_input_grad[0] else None,
-            _Convolution.apply(grad, grad_weight, True) if ctx.needs_input_grad[1] else None,
+            _Convolution.apply(image, grad_weight, False, wishes) if to_grad else None,
+            _Convolution.apply(grad, grad_weight, True, wishes) if to_image else None,
+            None,
         )
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stssad_fast.ops import extension
-from stssad_fast.ops.conv3x3 import _suits, conv3x3
+from stssad_fast.ops.conv3x3 import conv3x3, suits_winograd
 
 from .cases import numbers, placed, wanting
 
@@ -53,7 +53,7 @@ def assert_near(found, expected):
 )
 def test_values_and_three_derivatives(size):
     image, weight = inputs_of(*size)
-    assert _suits(image, weight)
+    assert suits_winograd(image, weight)
     found = derivatives(conv3x3, image, weight)
     expected = derivatives(direct, image.double(), weight.double())
     for f, e in zip(found, expected, strict=True):
@@ -106,6 +106,22 @@ def test_only_what_is_needed():
         assert [leaf.grad is not None for leaf in leaves] == list(which)
 
 
+@native
+def test_no_gradient_for_weights_that_nobody_wishes():
+    class Wishes:
+        weights = True
+
+    image, weight = wanting(inputs_of(4, 64, 64, 8, 8))
+    wishes = Wishes()
+    result = conv3x3(image, weight, wishes=wishes)
+    first = torch.autograd.grad(result.square().sum(), (image, weight), create_graph=True)
+    expected = torch.autograd.grad([p.sum() for p in first], image, retain_graph=True)
+    wishes.weights = False
+    second = torch.autograd.grad([p.sum() for p in first], (image, weight), allow_unused=True)
+    assert torch.equal(second[0], *expected)
+    assert second[1] is None
+
+
 def test_whatever_does_not_suit_is_the_direct_one():
     image, weight = inputs_of(4, 64, 64, 8, 8)
     for other, kernel in [
@@ -118,7 +134,7 @@ def test_whatever_does_not_suit_is_the_direct_one():
         (image[:0], weight),
         (image[:2], weight),  # the weights would take most of the time
     ]:
-        assert not _suits(other, kernel)
+        assert not suits_winograd(other, kernel)
         assert torch.equal(conv3x3(other, kernel), direct(other, kernel))
     with torch.autocast("cpu", torch.bfloat16):
         assert conv3x3(image, weight).dtype == torch.bfloat16
