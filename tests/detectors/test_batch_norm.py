@@ -167,7 +167,6 @@ def test_under_autocast():
 def test_the_kernel_is_in_use_where_there_is_one():
     x = torch.rand(2, 3, 4, 4)
     assert has_kernel(x) == extension.load()
-    assert not has_kernel(x.to("meta"))
     assert torch.func.vmap(lambda v: v * (0.0 if has_kernel(v) else 1.0))(x).equal(x)
 
 
