@@ -264,8 +264,8 @@ def test_layouts(backend, dtype, assert_close):
     x, gamma, beta, residual, *rest = arguments
     op = backend.op("batch_norm")
     grad = cotangents([x])[0]
-    if not backend.kernel and dtype != torch.float64:
-        pytest.skip("the kernels' promise")
+    if (not backend.kernel and dtype != torch.float64) or (backend.slow and dtype.itemsize != 4):
+        pytest.skip("the kernels' promise, and slow")
     expected = None
     last = x.contiguous(memory_format=torch.channels_last).stride()
     places = itertools.product(layouts(residual).values(), layouts(grad).values())
