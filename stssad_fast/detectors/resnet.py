@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stssad_fast.ops import batch_norm, conv3x3
+from stssad_fast.ops import conv3x3
+from stssad_fast.ops.batch_norm import batch_norm, has_kernel
 
 MIN_IMAGE_SIZE = 16
 
@@ -12,8 +13,8 @@ MIN_IMAGE_SIZE = 16
 class BatchNorm(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` with what follows it: ``act(norm(x) + residual)``, ReLU or nothing.
 
-    In training it is the op, whose second derivative is a kernel; parameters, running statistics
-    and evaluation are those of ``nn.BatchNorm2d``.
+    In training it is the op, whose second derivative is a kernel, where there is one; parameters,
+    running statistics and evaluation are those of ``nn.BatchNorm2d``.
     """
 
     def __init__(self, features: int, relu: bool = False) -> None:
@@ -21,7 +22,7 @@ class BatchNorm(nn.BatchNorm2d):
         self.relu = relu
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if not self.training:
+        if not (self.training and has_kernel(x)):
             y = super().forward(x)
             y = y if residual is None else y + residual
             return F.relu(y) if self.relu else y

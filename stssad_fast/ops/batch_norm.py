@@ -225,6 +225,17 @@ def batch_norm(
     return _batch_norm(x, *arguments, residual, relu, eps)
 
 
+def has_kernel(x: Tensor) -> bool:
+    """Whether :func:`batch_norm` of ``x`` is a kernel here, not the reference.
+
+    The reference's forward and first backward are slower than those of PyTorch's own batch norm.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    key, name = torch._C._dispatch_key_for_device(x.device.type), f"{LIBRARY.ns}::batch_norm"
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
+
+
 def _check_like(value: Tensor, name: str, shape: tuple[int, ...], x: Tensor) -> None:
     if tuple(value.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape}")

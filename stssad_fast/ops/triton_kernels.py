@@ -16,6 +16,7 @@ from stssad_fast.ops._operators import LIBRARY
 
 # Module of stssad_fast.kernels, and the operators that it has a function each for.
 _KERNELS = {
+    "batch_norm": ("batch_norm", "batch_norm_backward", "batch_norm_double_backward"),
     "cutdiff": ("cutdiff", "cutdiff_backward"),
     "mean_distance": ("mean_distance_loss", "mean_distance_loss_backward"),
 }
@@ -34,11 +35,12 @@ def register(library: torch.library.Library, key: str) -> None:
 
 
 def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Launch where the first argument is: Triton takes the current device."""
+    """Launch where the first tensor is: Triton takes the current device."""
 
     @wraps(function)
     def launch(*arguments: Any) -> Any:
-        with torch.cuda.device_of(arguments[0]):
+        first = next(value for value in arguments if value is not None)
+        with torch.cuda.device_of(first):
             return function(*arguments)
 
     return launch

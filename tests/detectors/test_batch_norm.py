@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from stssad_fast.detectors import ResNetDetector
+from stssad_fast.detectors import ResNetDetector, resnet
 from stssad_fast.detectors.resnet import BasicBlock, BatchNorm
-from stssad_fast.ops import cutdiff, mean_distance_loss, patch_shape
+from stssad_fast.ops import cutdiff, extension, mean_distance_loss, patch_shape
+from stssad_fast.ops.batch_norm import has_kernel
 from stssad_fast.tuning.hypergradient import bilevel_step
 
 
@@ -55,6 +56,12 @@ def draw(*size, seed=0):
 def tensors(detector):
     """Parameters, running statistics and counts, in order."""
     return [*detector.parameters(), *detector.buffers()]
+
+
+@pytest.fixture(params=[True, False], ids=["kernel", "no kernel"], autouse=True)
+def kernel(request, monkeypatch):
+    """With the op, whether it has a kernel here or not, and with what stands in for it."""
+    monkeypatch.setattr(resnet, "has_kernel", lambda x: request.param)
 
 
 @pytest.mark.parametrize("image_size", [16, 64, 65])
@@ -155,3 +162,17 @@ def test_under_autocast():
     )
     assert all(torch.isfinite(g).all() for g in first)
     assert all(g is None or torch.isfinite(g).all() for g in second)
+
+
+def test_the_kernel_is_in_use_where_there_is_one():
+    x = torch.rand(2, 3, 4, 4)
+    assert has_kernel(x) == extension.load()
+    assert torch.func.vmap(lambda v: v * (0.0 if has_kernel(v) else 1.0))(x).equal(x)
+
+
+def test_compiles_whole():
+    detector = make(torch.float32)
+    twin, image = copy.deepcopy(detector), draw(2, 3, 16, 16).float()
+    torch._dynamo.reset()
+    compiled = torch.compile(detector, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image), twin(image))

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import torch
 import triton
-from stssad_fast.kernels import cutdiff, mean_distance
+from stssad_fast.kernels import batch_norm, cutdiff, mean_distance
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
@@ -88,6 +88,19 @@ def loss_calls(counts, dimensions, dtype):
     yield f"mean_distance_loss_backward {name}", function, (*arguments, [True] * 3)
 
 
+def batch_norm_calls(size, dtype, layout):
+    x = torch.empty(size, dtype=dtype).to(memory_format=layout)
+    arithmetic = torch.float64 if dtype == torch.float64 else torch.float32
+    gamma, mean = (torch.empty(size[1], dtype=t) for t in (arithmetic, torch.float64))
+    name = f"{size} {dtype} {layout}".replace("torch.", "")
+    yield f"batch_norm {name}", batch_norm.batch_norm, (x, gamma, gamma, x, True, 1e-5)
+    given = (x, x, gamma, x, mean, mean, 1e-5)
+    yield f"batch_norm_backward {name}", batch_norm.batch_norm_backward, (*given, [True] * 4)
+    function = batch_norm.batch_norm_double_backward
+    arguments = (x, gamma, gamma, x, *given, [True] * 3)
+    yield f"batch_norm_double_backward {name}", function, arguments
+
+
 def calls(architecture):
     """Name, function and arguments of what is compiled: every kernel for every dtype.
 
@@ -97,6 +110,8 @@ def calls(architecture):
     every, a, image = (True, True, True), (False, True, False), (True, False, False)
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         yield from cutdiff_calls(size, dtype, contiguous, every)
+        yield from batch_norm_calls((64, 64, 32, 32), dtype, contiguous)
+        yield from batch_norm_calls((64, 64, 32, 32), dtype, last)
     for dtype in (torch.float32, torch.float64):
         yield from loss_calls((256, 256, 160), 512, dtype)
         yield from loss_calls((4096, 4096, 4096), 2048, dtype)
@@ -112,6 +127,9 @@ def calls(architecture):
         yield from cutdiff_calls((5, 3, 33, 35), torch.float32, contiguous, every)
         yield from cutdiff_calls((1, 1, 1, 1), torch.float32, contiguous, every)
         yield from loss_calls((1, 1, 1), 1, torch.float32)
+        yield from batch_norm_calls((2, 3, 5, 7), torch.float32, contiguous)
+        yield from batch_norm_calls((2, 3, 5, 7), torch.float32, last)
+        yield from batch_norm_calls((2, 3, 1, 1), torch.float32, contiguous)
 
 
 def main():

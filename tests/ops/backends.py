@@ -117,7 +117,7 @@ def _native() -> list[Backend]:
 
 def _triton() -> Backend:
     """The Triton kernels, for the CPU: Triton interprets them, see tests/conftest.py."""
-    ops = _registered("stssad_fast_triton", "cutdiff", "mean_distance_loss")
+    ops = _registered("stssad_fast_triton", "cutdiff", "mean_distance_loss", "batch_norm")
     row = Backend("triton interpreter", *ops, slow=True)
     if find_spec("triton") is None:  # it is there on Linux only
         return row._replace(skip="Triton is missing")
