@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+from stssad_fast.tuning.convolution import LeanConvolutions
 
 Tensors = dict[str, Tensor]
 Loss = Callable[[Tensors, Tensors], Tensor]
@@ -14,7 +17,6 @@ class BilevelStep(NamedTuple):
     """What :func:`bilevel_step` returns; every tensor is detached."""
 
     parameters: Tensors
-    velocity: Tensors
     gradient: Tensors
     train_loss: Tensor
     validation_loss: Tensor
@@ -38,8 +40,8 @@ def bilevel_step(
         d L_val / da = dL_val/da |theta'  -  lr * d/da <grad_theta L_trn(theta, a), v>
 
     The second term is one reverse pass over the graph of the inner gradient, so the result is
-    exact; it never holds the graphs of both passes at once. Momentum enters ``theta'`` as a
-    constant, and the gradient stays exact.
+    exact. Momentum enters ``theta'`` as a constant, and the gradient stays exact. Nothing waits
+    for the device.
 
     Args:
         train_loss: ``L_trn(theta, a)``, a scalar.
@@ -47,53 +49,60 @@ def bilevel_step(
         parameters: ``theta`` by name.
         hyperparameters: ``a`` by name.
         learning_rate: of the SGD step.
-        momentum: of the SGD step; ``velocity`` holds the accumulated gradient (absent: zero).
+        momentum: of the SGD step.
+        velocity: the accumulated gradient by name, moved on in place; absent: zero.
         first_order: drop the second term (``FO`` in the paper's tables).
     """
     theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     a = {name: value.detach().requires_grad_() for name, value in hyperparameters.items()}
 
-    inner = train_loss(theta, a)
-    gradients = torch.autograd.grad(
-        inner, list(theta.values()), create_graph=not first_order, materialize_grads=True
+    convolutions = LeanConvolutions(() if first_order else theta.values())
+    with convolutions:
+        inner = train_loss(theta, a)
+    gradients = list(
+        torch.autograd.grad(
+            inner, list(theta.values()), create_graph=not first_order, materialize_grads=True
+        )
     )
-    stepped, moved = {}, {}
+    # The last pass needs the graph of the gradients, not their values.
+    edges = [get_gradient_edge(g) if g.requires_grad else None for g in gradients]
+    inner = inner.detach()
+    updated: Tensors = {}
     with torch.no_grad():
-        for (name, value), gradient in zip(theta.items(), gradients, strict=True):
-            direction = gradient.detach()
-            if momentum and velocity:
-                direction = momentum * velocity[name] + direction
-            moved[name] = direction
-            stepped[name] = value.detach() - learning_rate * direction
-    updated = {name: value.requires_grad_() for name, value in stepped.items()}
+        for name, value in theta.items():
+            direction = gradients.pop(0)
+            if velocity is not None:
+                direction = velocity[name].mul_(momentum).add_(direction)
+            updated[name] = (value - learning_rate * direction).requires_grad_()
+            del direction
 
     outer = validation_loss(updated, a)
-    names, count = list(a), len(a)
-    found = torch.autograd.grad(outer, [*a.values(), *updated.values()], allow_unused=True)
+    wanted = list(a.values()) if first_order else [*a.values(), *updated.values()]
+    found = torch.autograd.grad(outer, wanted, allow_unused=True)
+    outer = outer.detach()
     total = {
         name: torch.zeros_like(a[name]) if part is None else part
-        for name, part in zip(names, found[:count], strict=True)
+        for name, part in zip(a, found, strict=False)
     }
-    if not first_order:
-        pairs = [
-            (gradient, v)
-            for gradient, v in zip(gradients, found[count:], strict=True)
-            if v is not None and gradient.requires_grad
-        ]
-        if pairs:
-            indirect = torch.autograd.grad(
-                [gradient for gradient, _ in pairs],
-                list(a.values()),
-                [-learning_rate * v for _, v in pairs],
-                allow_unused=True,
-            )
-            for name, part in zip(names, indirect, strict=True):
-                if part is not None:
-                    total[name] = total[name] + part
+    pairs = [
+        (edge, v)
+        for edge, v in zip(edges, found[len(a) :], strict=False)
+        if v is not None and edge is not None
+    ]
+    if pairs:
+        convolutions.weights = False
+        indirect = torch.autograd.grad(
+            [edge for edge, _ in pairs],
+            list(a.values()),
+            [-learning_rate * v for _, v in pairs],
+            allow_unused=True,
+        )
+        for name, part in zip(a, indirect, strict=True):
+            if part is not None:
+                total[name] = total[name] + part
     return BilevelStep(
         {name: value.detach() for name, value in updated.items()},
-        moved,
         {name: value.detach() for name, value in total.items()},
-        inner.detach(),
-        outer.detach(),
+        inner,
+        outer,
     )

@@ -1,0 +1,502 @@
+"""The exact second-order step beside what else computes it: `make bench-step`.
+
+    python -m bench.step                         # all cases: results/step-cpu.json and the tables
+    python -m bench.step --only "width 16"       # some of the cases; prints, writes nothing
+    python -m bench.step --profile               # where time and memory of one step go
+    python -m bench.step --tables                # the tables again, from the committed results
+    python -m bench.step --device cuda           # also 256 px, TF32, 32 px with the CUDA graph
+
+One step: `theta'(a) = theta - lr grad L_trn(theta, a)`, then the gradient of `L_val(theta'(a), a)`
+for the augmentation's hyperparameters `a`. The columns:
+
+    ours         bilevel_step with the losses, the detector and the options of the Tuner
+    recompute    the same with `recompute=True`
+    graph        a whole iteration of the Tuner as a CUDA graph (GPU only)
+    plain        eager PyTorch: functional_call, autograd.grad with create_graph, one more
+                 autograd.grad; torch.nn alone, and the fastest plain augmentations of baselines.py
+    higher       its differentiable SGD on the same plain network
+    torchopt     likewise
+    first order  ours without the second term; not exact
+    difference   the second term by a central difference along v, as in DARTS; not exact
+
+All networks have the same weights, after a few steps of training, all steps the same pictures,
+patches and random numbers. An exact column is timed only if its gradient agrees with the plain one in float64
+to 1e-3 (float32; of the gradient's norm). Columns are timed in turns.
+"""
+
+import argparse
+import datetime
+import gc
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import statistics
+import subprocess
+import time
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from bench import baselines
+from bench.conftest import processor
+from bench.tables import ROOT, insert, save, verdict
+from bench.test_ops import extra_memory
+from stssad_fast import CutDiff, Rotation, patch_shape
+from stssad_fast.detectors import ResNetDetector
+from stssad_fast.ops import extension
+from stssad_fast.tuning.hypergradient import bilevel_step
+from stssad_fast.tuning.tuner import Tuner, TunerConfig
+
+EXACT = ("ours", "recompute", "plain", "higher", "torchopt")
+OTHERS = ("first order", "difference")
+PEERS = ("plain", "higher", "torchopt")
+TOLERANCE = 1e-3
+LEARNING_RATE = 0.02
+
+
+@dataclass(frozen=True)
+class Case:
+    augmentation: str
+    width: int
+    side: int = 64
+    batch: int = 32
+    gpu: bool = False
+    tf32: bool = False
+    columns: tuple[str, ...] = (*EXACT, *OTHERS)
+
+    @property
+    def name(self):
+        batch = f"batch {self.batch}" + (", TF32" if self.tf32 else "")
+        return f"{self.augmentation}, width {self.width}, {self.side} px, {batch}"
+
+
+MAIN = Case("cutdiff", 64)
+CASES = [
+    MAIN,
+    Case("rotation", 64, columns=("ours", "plain", "first order")),
+    Case("cutdiff", 16),
+    Case("rotation", 16),
+    Case("cutdiff", 64, 256, gpu=True),
+    Case("cutdiff", 64, 256, gpu=True, tf32=True),
+    Case("rotation", 64, 32, 256, gpu=True, columns=(*EXACT, "graph", *OTHERS)),
+]
+
+
+class PlainBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        out = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+
+
+class PlainNetwork(nn.Module):
+    """What ResNetDetector computes, of torch.nn alone; takes its state dict."""
+
+    def __init__(self, channels, width, side):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+        kernel, stride, pad = (7, 2, 3) if side > 64 else (3, 1 if side <= 32 else 2, 1)
+        stem = [nn.Conv2d(channels, width, kernel, stride, pad, bias=False), nn.BatchNorm2d(width)]
+        pool = [nn.MaxPool2d(3, 2, 1)] if side > 64 else []
+        self.stem = nn.Sequential(*stem, nn.ReLU(), *pool)
+        sizes = [width, width, 2 * width, 4 * width, 8 * width]
+        blocks = [
+            block
+            for stage in range(4)
+            for block in (
+                PlainBlock(sizes[stage], sizes[stage + 1], 2 if stage else 1),
+                PlainBlock(sizes[stage + 1], sizes[stage + 1], 1),
+            )
+        ]
+        self.blocks = nn.Sequential(*blocks)
+        last = sizes[-1]
+        self.head = nn.Sequential(nn.Linear(last, last), nn.ReLU(), nn.Linear(last, 1))
+
+    def forward(self, image):
+        x = (image - self.mean[:, None, None]) / self.std[:, None, None]
+        z = F.normalize(self.blocks(self.stem(x)).mean((2, 3)), dim=1)
+        return z, self.head(z)[:, 0]
+
+
+class Problem:
+    """One step of one case, in as many ways as there are columns."""
+
+    def __init__(self, case, device):
+        self.case, self.device = case, device
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case.tf32
+        torch.manual_seed(0)
+        # Blurred noise: neighbouring pixels resemble each other, as in pictures.
+        coarse = torch.rand(2 * case.batch, 3, case.side // 4, case.side // 4)
+        pictures = F.interpolate(coarse, scale_factor=4, mode="bilinear") * 0.998 + 0.001
+        self.images, self.test = pictures.to(device).chunk(2)
+        self.augmentation = {"cutdiff": partial(CutDiff, 0.05, 1.5), "rotation": Rotation}[
+            case.augmentation
+        ](angle=20.0).to(device)
+        self.detector = ResNetDetector(3, case.width, case.side).to(device)
+        self.random = torch.Generator(device).manual_seed(0)
+        self.tuner = self.make_tuner()
+        for _ in range(3):
+            self.tuner.step()
+        self.network = PlainNetwork(3, case.width, case.side).to(device).train()
+        self.network.load_state_dict(self.detector.state_dict())
+        self.theta = {k: v.detach().clone() for k, v in self.detector.named_parameters()}
+        self.a = {k: v.detach().clone() for k, v in self.augmentation.named_parameters()}
+        random = self.seeded()
+        self.centers = [torch.rand(case.batch, 2, generator=random, device=device) for _ in "io"]
+        self.dtype = torch.float32
+
+    def make_tuner(self, **options):
+        config = TunerConfig(batch_size=self.case.batch, learning_rate=LEARNING_RATE, **options)
+        return Tuner(self.detector, self.augmentation, self.images, self.test, config, self.random)
+
+    def seeded(self):
+        return self.random.manual_seed(1)
+
+    def run(self, column):
+        """The hypergradient, one row of numbers."""
+        gradient = getattr(self, column.replace(" ", "_"))()
+        return torch.cat([part.reshape(-1) for part in gradient])
+
+    # ------------------------------------------------------------------------------- ours
+
+    def ours(self, **options):
+        self.seeded()
+        first_order = options.pop("first_order", False)
+        tuner = self.make_tuner(**options) if options else self.tuner
+        step = bilevel_step(
+            tuner._train_loss(self.images),
+            tuner._validation_loss(self.images, self.test),
+            dict(self.detector.named_parameters()),
+            dict(self.augmentation.named_parameters()),
+            learning_rate=LEARNING_RATE,
+            first_order=first_order,
+        )
+        return step.gradient.values()
+
+    def recompute(self):
+        return self.ours(recompute=True)
+
+    def first_order(self):
+        return self.ours(first_order=True)
+
+    # ------------------------------------------------------------------------------ peers
+
+    def augment(self, a, which):
+        images = self.images.to(self.dtype)
+        if self.case.augmentation == "rotation":
+            return baselines.rotate_eager(images, torch.rad2deg(a["radians"]))
+        log_size, log_aspect, radians = a["raw"].unbind()
+        shape = patch_shape(log_size.exp(), log_aspect.exp(), torch.rad2deg(radians))
+        return baselines.cutdiff_eager(images, shape, self.centers[which].to(self.dtype))
+
+    def train_loss(self, network, a):
+        both = torch.cat([self.images.to(self.dtype), self.augment(a, 0)])
+        logit = network(both)[1]
+        truth = torch.cat(
+            [torch.zeros_like(x) for x in logit.chunk(2)][:1]
+            + [torch.ones_like(x) for x in logit.chunk(2)][:1]
+        )
+        return F.binary_cross_entropy_with_logits(logit, truth)
+
+    def validation_loss(self, network, a):
+        sets = [self.images.to(self.dtype), self.augment(a, 1), self.test.to(self.dtype)]
+        embedding = network(torch.cat(sets))[0]
+        return baselines.mean_distance_loss_eager(*embedding.chunk(3))
+
+    def leaves(self):
+        theta, a = (
+            {k: v.to(self.dtype, copy=True).requires_grad_() for k, v in tensors.items()}
+            for tensors in (self.theta, self.a)
+        )
+        return theta, a
+
+    def at(self, theta):
+        buffers = {k: v.clone() for k, v in self.network.named_buffers()}
+        return lambda images: functional_call(self.network, (theta, buffers), (images,))
+
+    def plain(self):
+        theta, a = self.leaves()
+        loss = self.train_loss(self.at(theta), a)
+        gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+        stepped = {
+            name: value - LEARNING_RATE * gradient
+            for (name, value), gradient in zip(theta.items(), gradients, strict=True)
+        }
+        return torch.autograd.grad(self.validation_loss(self.at(stepped), a), list(a.values()))
+
+    def higher(self):
+        import higher
+
+        _, a = self.leaves()
+        optimizer = torch.optim.SGD(self.network.parameters(), LEARNING_RATE)
+        with higher.innerloop_ctx(self.network, optimizer) as (network, differentiable):
+            differentiable.step(self.train_loss(network, a))
+            return torch.autograd.grad(self.validation_loss(network, a), list(a.values()))
+
+    def torchopt(self):
+        import torchopt
+
+        theta, a = self.leaves()
+        optimizer = torchopt.sgd(lr=LEARNING_RATE)
+        state = optimizer.init(theta)
+        loss = self.train_loss(self.at(theta), a)
+        gradients = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
+        gradients = dict(zip(theta, gradients, strict=True))
+        updates, state = optimizer.update(gradients, state, inplace=False)
+        stepped = torchopt.apply_updates(theta, updates, inplace=False)
+        return torch.autograd.grad(self.validation_loss(self.at(stepped), a), list(a.values()))
+
+    def difference(self):
+        theta, a = self.leaves()
+        values, wanted = list(theta.values()), list(a.values())
+        gradients = torch.autograd.grad(self.train_loss(self.at(theta), a), values)
+        with torch.no_grad():
+            moved = [v - LEARNING_RATE * g for v, g in zip(values, gradients, strict=True)]
+        stepped = {k: v.requires_grad_() for k, v in zip(theta, moved, strict=True)}
+        found = torch.autograd.grad(
+            self.validation_loss(self.at(stepped), a), [*wanted, *moved], allow_unused=True
+        )
+        direct = found[: len(wanted)]
+        v = [
+            torch.zeros_like(m) if g is None else g
+            for m, g in zip(moved, found[len(wanted) :], strict=True)
+        ]
+        width = 0.01 / torch.cat([part.flatten() for part in v]).norm()
+        slopes = []
+        for sign in (1, -1):
+            shifted = {
+                k: t.detach() + sign * width * d for (k, t), d in zip(theta.items(), v, strict=True)
+            }
+            slopes.append(torch.autograd.grad(self.train_loss(self.at(shifted), a), wanted))
+        return [
+            d - LEARNING_RATE * (up - down) / (2 * width)
+            for d, up, down in zip(direct, *slopes, strict=True)
+        ]
+
+    def truth(self):
+        """The exact gradient, by plain PyTorch in float64."""
+        network, self.network = self.network, self.network.double()
+        self.dtype = torch.float64
+        try:
+            return self.run("plain")
+        finally:
+            self.dtype, self.network = torch.float32, network.float()
+
+
+def available(column, device):
+    if column == "graph":
+        return device.type == "cuda"
+    if column == "recompute" and not hasattr(TunerConfig, "recompute"):
+        return False
+    return column not in ("higher", "torchopt") or importlib.util.find_spec(column)
+
+
+def measure(case, device, columns, rounds, seconds):
+    """Gate, memory and time of every column: one dict per column."""
+    problem = Problem(case, device)
+    expected = problem.truth().float()
+    runs, results = {}, {}
+    for column in columns:
+        if not available(column, device):
+            print(f"  {column}: not there", flush=True)
+            continue
+        run = partial(problem.run, column)
+        try:
+            found = run()
+        except Exception as error:
+            print(f"  {column}: {type(error).__name__}: {error}", flush=True)
+            continue
+        error = ((found - expected).norm() / expected.norm()).item()
+        if column not in OTHERS and not error <= TOLERANCE:
+            print(
+                f"  {column}: off by {error:.1e}, more than {TOLERANCE:.0e}: not timed", flush=True
+            )
+            continue
+        runs[column] = run
+        results[column] = {"case": case.name, "column": column, "error": float(f"{error:.3g}")}
+        results[column]["memory"] = memory(run, device)
+    times = {column: [] for column in runs}
+    began = time.perf_counter()
+    gc.collect()
+    for turn in range(rounds):
+        if turn >= 3 and time.perf_counter() - began > seconds:
+            break
+        for column, run in runs.items():
+            times[column].append(clock(run, device))
+    for column, result in results.items():
+        low, median, high = quartiles(times[column])
+        result |= {"median": median, "iqr": high - low, "rounds": len(times[column])}
+        print(
+            f"  {column:12} {1e3 * median:8.0f} ms {result['memory'] / 2**20:7.0f} MiB "
+            f"error {result['error']:.1e}",
+            flush=True,
+        )
+    return list(results.values())
+
+
+def quartiles(values):
+    found = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return [float(f"{value:.4g}") for value in found]
+
+
+def clock(run, device):
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def memory(run, device):
+    """Largest number of bytes that a step holds beyond what was there before."""
+    if device.type != "cuda":
+        return extra_memory(run)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+# ---------------------------------------------------------------------------------- profile
+
+PHASES = ("inner forward", "inner gradient", "outer forward", "outer gradient", "second-order pass")
+KINDS = ("convolution, forward", "convolution, backward", "batch norm", "elementwise and other")
+
+
+def kind(name, above):
+    """What an operator belongs to, by its name and those of the operators that call it."""
+    names = " ".join([name, *above]).lower()
+    if "batch_norm" in names or "batchnorm" in names:
+        return "batch norm"
+    if "conv" in names:
+        return KINDS["backward" in name.lower()]
+    return KINDS[3]
+
+
+def profile_step(case, device):
+    """Seconds by kind of operator and phase, and bytes held: (seconds, phase -> peak, at peak)."""
+    problem = Problem(case, device)
+    problem.run("ours")
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    gradient, forward = torch.autograd.grad, iter(("inner forward", "outer forward"))
+    backward = iter(("inner gradient", "outer gradient", "second-order pass"))
+
+    def traced(phases, function):
+        def call(*arguments, **options):
+            with torch.profiler.record_function(next(phases)):
+                result = function(*arguments, **options)
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+                return result
+
+        return call
+
+    tuner = problem.tuner
+    names = ("_train_loss", "_validation_loss")
+    original = [getattr(tuner, name) for name in names]
+    for name, make in zip(names, original, strict=True):
+        setattr(tuner, name, lambda *images, make=make: traced(forward, make(*images)))
+    torch.autograd.grad = traced(backward, gradient)
+    try:
+        with torch.profiler.profile(activities=activities, profile_memory=True) as record:
+            problem.run("ours")
+    finally:
+        torch.autograd.grad = gradient
+        for name, make in zip(names, original, strict=True):
+            setattr(tuner, name, make)
+    return account(record)
+
+
+def account(record):
+    roots = record.profiler.kineto_results.experimental_event_tree()
+    seconds = {phase: dict.fromkeys(KINDS, 0.0) for phase in PHASES}
+    changes = []
+
+    def visit(event, phase, above):
+        if event.tag.name == "Allocation":
+            changes.append((event.start_time_ns, event.extra_fields, phase, above))
+            return
+        phase = event.name if event.name in PHASES else phase
+        inner = sum(c.duration_time_ns for c in event.children if c.tag.name != "Allocation")
+        if phase in seconds and event.name not in PHASES:
+            seconds[phase][kind(event.name, above)] += max(event.duration_time_ns - inner, 0) / 1e9
+        for child in event.children:
+            visit(child, phase, [event.name, *above])
+
+    for root in roots:
+        visit(root, "", [])
+    held, total, peaks, highest, at_peak = {}, 0, dict.fromkeys(PHASES, 0), 0, {}
+    for _, fields, phase, above in sorted(changes, key=lambda change: change[0]):
+        if fields.alloc_size > 0:
+            held[fields.ptr] = fields.alloc_size, phase, kind("", above)
+            total += fields.alloc_size
+        elif fields.ptr in held:
+            total -= held.pop(fields.ptr)[0]
+        if phase in peaks:
+            peaks[phase] = max(peaks[phase], total)
+        if total > highest:
+            highest, at_peak = total, dict(held)
+    by_phase = {}
+    for size, phase, which in at_peak.values():
+        by_phase[phase, which] = by_phase.get((phase, which), 0) + size
+    return seconds, peaks, by_phase
+
+
+def profile_table(case, seconds, peaks, at_peak):
+    total = sum(sum(parts.values()) for parts in seconds.values())
+    rows = [["phase", *KINDS, "together", "most memory held", "of it held at the step's peak"]]
+    for phase in PHASES:
+        parts = [seconds[phase][k] for k in KINDS]
+        mine = sum(size for (p, _), size in at_peak.items() if p == phase)
+        rows.append(
+            [
+                phase,
+                *(f"{part / total:.1%}" for part in parts),
+                f"{sum(parts) / total:.1%}",
+                f"{peaks[phase] / 2**20:.0f} MiB",
+                f"{mine / 2**20:.0f} MiB",
+            ]
+        )
+    columns = [sum(seconds[phase][k] for phase in PHASES) for k in KINDS]
+    shares = [f"{column / total:.1%}" for column in columns]
+    peak = f"{max(peaks.values()) / 2**20:.0f} MiB"
+    rows.append(["**all**", *shares, f"{total:.2f} s", peak, ""])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([case.name + "\n", lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    print(profile_table(MAIN, *profile_step(MAIN, device)))
+
+
+if __name__ == "__main__":
+    main()
