@@ -11,6 +11,7 @@ for the augmentation's hyperparameters `a`. The columns:
 
     ours         bilevel_step with the losses, the detector and the options of the Tuner
     recompute    the same with `recompute=True`
+    bfloat16     the same with `precision="bfloat16"`; not exact
     graph        a whole iteration of the Tuner as a CUDA graph (GPU only)
     plain        eager PyTorch: functional_call, autograd.grad with create_graph, one more
                  autograd.grad; torch.nn alone, and the fastest plain augmentations of baselines.py
@@ -19,10 +20,14 @@ for the augmentation's hyperparameters `a`. The columns:
     first order  ours without the second term; not exact
     difference   the second term by a central difference along v, as in DARTS; not exact
 
-All networks have the same weights, after a few steps of training, all steps the same pictures,
-patches and random numbers. An exact column is timed only if its gradient agrees with the plain one in float64
-to 1e-3 (float32; of the gradient's norm). Columns are timed in turns.
+All networks have the same weights, after a few steps of training, all steps the same pictures and
+patches. An exact column is timed only if, in float64 and on four pictures, its gradient agrees
+with the plain one to 1e-9 of the gradient's norm. The error in the table is that of the timed
+float32 step against the plain one in float64: where rounding turns a ReLU on or off, the gradient
+jumps, for every formulation alike. Columns are timed in turns.
 """
+
+# ruff: noqa: RUF001
 
 import argparse
 import datetime
@@ -30,14 +35,13 @@ import gc
 import importlib.metadata
 import importlib.util
 import json
+import math
 import platform
 import statistics
 import subprocess
 import time
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -46,19 +50,21 @@ from torch.func import functional_call
 
 from bench import baselines
 from bench.conftest import processor
-from bench.tables import ROOT, insert, save, verdict
-from bench.test_ops import extra_memory
-from stssad_fast import CutDiff, Rotation, patch_shape
+from bench.tables import ROOT, duration, insert, markdown, save, verdict
+from bench.test_ops import allocated, resident_rise
+from stssad_fast import CutDiff, Rotation, cutdiff, patch_shape
 from stssad_fast.detectors import ResNetDetector
 from stssad_fast.ops import extension
 from stssad_fast.tuning.hypergradient import bilevel_step
-from stssad_fast.tuning.tuner import Tuner, TunerConfig
+from stssad_fast.tuning.tuner import EAGER_STEPS, Tuner, TunerConfig
 
 EXACT = ("ours", "recompute", "plain", "higher", "torchopt")
-OTHERS = ("first order", "difference")
+OTHERS = ("first order", "difference", "bfloat16")
 PEERS = ("plain", "higher", "torchopt")
-TOLERANCE = 1e-3
+TOLERANCE = 1e-9
 LEARNING_RATE = 0.02
+MARKER = "<!-- step -->\n"
+PAGE = ROOT / "docs/performance.md"
 
 
 @dataclass(frozen=True)
@@ -136,39 +142,50 @@ class PlainNetwork(nn.Module):
         return z, self.head(z)[:, 0]
 
 
+class Fixed(CutDiff):
+    """CutDiff whose centres are those of a list, in turns."""
+
+    centers = None
+
+    def forward(self, image, *, generator=None):
+        if self.centers is None:
+            return super().forward(image, generator=generator)
+        self.centers.append(self.centers.pop(0))
+        return cutdiff(image, self.shape, self.centers[-1])
+
+
 class Problem:
     """One step of one case, in as many ways as there are columns."""
 
-    def __init__(self, case, device):
-        self.case, self.device = case, device
+    def __init__(self, case, device, dtype=torch.float32):
+        self.case, self.device, self.dtype = case, device, dtype
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = case.tf32
         torch.manual_seed(0)
         # Blurred noise: neighbouring pixels resemble each other, as in pictures.
         coarse = torch.rand(2 * case.batch, 3, case.side // 4, case.side // 4)
         pictures = F.interpolate(coarse, scale_factor=4, mode="bilinear") * 0.998 + 0.001
-        self.images, self.test = pictures.to(device).chunk(2)
-        self.augmentation = {"cutdiff": partial(CutDiff, 0.05, 1.5), "rotation": Rotation}[
-            case.augmentation
-        ](angle=20.0).to(device)
-        self.detector = ResNetDetector(3, case.width, case.side).to(device)
-        self.random = torch.Generator(device).manual_seed(0)
-        self.tuner = self.make_tuner()
+        self.images, self.test = pictures.chunk(2)
+        make = {"cutdiff": partial(Fixed, 0.05, 1.5), "rotation": Rotation}[case.augmentation]
+        self.augmentation = make(angle=20.0)
+        self.detector = ResNetDetector(3, case.width, case.side)
+        tuner = self.make_tuner()
         for _ in range(3):
-            self.tuner.step()
-        self.network = PlainNetwork(3, case.width, case.side).to(device).train()
+            tuner.step()
+        self.network = PlainNetwork(3, case.width, case.side).train()
         self.network.load_state_dict(self.detector.state_dict())
+        self.centers = [torch.rand(case.batch, 2).to(device, dtype) for _ in range(2)]
+        self.augmentation.centers = list(self.centers)
+        self.images, self.test = self.images.to(device, dtype), self.test.to(device, dtype)
+        for module in (self.augmentation, self.detector, self.network):
+            module.to(device, dtype)
         self.theta = {k: v.detach().clone() for k, v in self.detector.named_parameters()}
         self.a = {k: v.detach().clone() for k, v in self.augmentation.named_parameters()}
-        random = self.seeded()
-        self.centers = [torch.rand(case.batch, 2, generator=random, device=device) for _ in "io"]
-        self.dtype = torch.float32
+        self.tuner = self.make_tuner()
 
     def make_tuner(self, **options):
         config = TunerConfig(batch_size=self.case.batch, learning_rate=LEARNING_RATE, **options)
-        return Tuner(self.detector, self.augmentation, self.images, self.test, config, self.random)
-
-    def seeded(self):
-        return self.random.manual_seed(1)
+        random = torch.Generator(self.images.device).manual_seed(0)
+        return Tuner(self.detector, self.augmentation, self.images, self.test, config, random)
 
     def run(self, column):
         """The hypergradient, one row of numbers."""
@@ -177,9 +194,7 @@ class Problem:
 
     # ------------------------------------------------------------------------------- ours
 
-    def ours(self, **options):
-        self.seeded()
-        first_order = options.pop("first_order", False)
+    def ours(self, first_order=False, **options):
         tuner = self.make_tuner(**options) if options else self.tuner
         step = bilevel_step(
             tuner._train_loss(self.images),
@@ -194,39 +209,41 @@ class Problem:
     def recompute(self):
         return self.ours(recompute=True)
 
+    def bfloat16(self):
+        return self.ours(precision="bfloat16")
+
+    def graph(self):
+        """An iteration of the Tuner, captured: what is timed is a replay."""
+        tuner = self.make_tuner(graph=True, warm_up=0, iterations=10**4)
+        for _ in range(EAGER_STEPS + 1):
+            tuner.step()
+        return tuner.step
+
     def first_order(self):
         return self.ours(first_order=True)
 
     # ------------------------------------------------------------------------------ peers
 
     def augment(self, a, which):
-        images = self.images.to(self.dtype)
         if self.case.augmentation == "rotation":
-            return baselines.rotate_eager(images, torch.rad2deg(a["radians"]))
+            return baselines.rotate_eager(self.images, torch.rad2deg(a["radians"]))
         log_size, log_aspect, radians = a["raw"].unbind()
         shape = patch_shape(log_size.exp(), log_aspect.exp(), torch.rad2deg(radians))
-        return baselines.cutdiff_eager(images, shape, self.centers[which].to(self.dtype))
+        return baselines.cutdiff_eager(self.images, shape, self.centers[which])
 
     def train_loss(self, network, a):
-        both = torch.cat([self.images.to(self.dtype), self.augment(a, 0)])
-        logit = network(both)[1]
-        truth = torch.cat(
-            [torch.zeros_like(x) for x in logit.chunk(2)][:1]
-            + [torch.ones_like(x) for x in logit.chunk(2)][:1]
-        )
+        logit = network(torch.cat([self.images, self.augment(a, 0)]))[1]
+        truth = torch.zeros_like(logit)
+        truth[len(self.images) :] = 1
         return F.binary_cross_entropy_with_logits(logit, truth)
 
     def validation_loss(self, network, a):
-        sets = [self.images.to(self.dtype), self.augment(a, 1), self.test.to(self.dtype)]
-        embedding = network(torch.cat(sets))[0]
+        embedding = network(torch.cat([self.images, self.augment(a, 1), self.test]))[0]
         return baselines.mean_distance_loss_eager(*embedding.chunk(3))
 
     def leaves(self):
-        theta, a = (
-            {k: v.to(self.dtype, copy=True).requires_grad_() for k, v in tensors.items()}
-            for tensors in (self.theta, self.a)
-        )
-        return theta, a
+        theta = {k: v.detach().requires_grad_() for k, v in self.theta.items()}
+        return theta, {k: v.detach().requires_grad_() for k, v in self.a.items()}
 
     def at(self, theta):
         buffers = {k: v.clone() for k, v in self.network.named_buffers()}
@@ -291,62 +308,61 @@ class Problem:
             for d, up, down in zip(direct, *slopes, strict=True)
         ]
 
-    def truth(self):
-        """The exact gradient, by plain PyTorch in float64."""
-        network, self.network = self.network, self.network.double()
-        self.dtype = torch.float64
-        try:
-            return self.run("plain")
-        finally:
-            self.dtype, self.network = torch.float32, network.float()
-
 
 def available(column, device):
     if column == "graph":
         return device.type == "cuda"
-    if column == "recompute" and not hasattr(TunerConfig, "recompute"):
-        return False
     return column not in ("higher", "torchopt") or importlib.util.find_spec(column)
 
 
-def measure(case, device, columns, rounds, seconds):
-    """Gate, memory and time of every column: one dict per column."""
-    problem = Problem(case, device)
-    expected = problem.truth().float()
-    runs, results = {}, {}
+def wrong(case, device, columns):
+    """What the exact columns do in float64, on a few pictures: column -> relative error."""
+    problem = Problem(replace(case, batch=4), device, torch.float64)
+    expected = problem.run("plain")
+    errors = {}
     for column in columns:
-        if not available(column, device):
-            print(f"  {column}: not there", flush=True)
-            continue
-        run = partial(problem.run, column)
         try:
-            found = run()
+            errors[column] = relative(problem.run(column), expected)
         except Exception as error:
             print(f"  {column}: {type(error).__name__}: {error}", flush=True)
+            errors[column] = math.inf
+    return errors
+
+
+def relative(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def measure(case, device, columns, rounds):
+    """Check, memory and time of every column of a case: one dict per column."""
+    columns = [column for column in columns if available(column, device)]
+    errors = wrong(case, device, [c for c in columns if c not in (*OTHERS, "graph")])
+    expected = Problem(case, device, torch.float64).run("plain").float()
+    problem = Problem(case, device)
+    runs, results = {}, {}
+    for column in columns:
+        if not errors.get(column, 0) <= TOLERANCE:
+            print(f"  {column}: off by {errors[column]:.1e} in float64; not timed", flush=True)
             continue
-        error = ((found - expected).norm() / expected.norm()).item()
-        if column not in OTHERS and not error <= TOLERANCE:
-            print(
-                f"  {column}: off by {error:.1e}, more than {TOLERANCE:.0e}: not timed", flush=True
-            )
-            continue
+        run = problem.graph() if column == "graph" else partial(problem.run, column)
+        found = run()
+        held, resident = memory(run, device)
+        results[column] = {"case": case.name, "column": column, "memory": held}
+        results[column]["resident"] = resident
+        if column != "graph":
+            results[column]["error"] = float(f"{relative(found, expected):.2g}")
         runs[column] = run
-        results[column] = {"case": case.name, "column": column, "error": float(f"{error:.3g}")}
-        results[column]["memory"] = memory(run, device)
     times = {column: [] for column in runs}
-    began = time.perf_counter()
     gc.collect()
-    for turn in range(rounds):
-        if turn >= 3 and time.perf_counter() - began > seconds:
-            break
+    for _ in range(rounds):
         for column, run in runs.items():
             times[column].append(clock(run, device))
     for column, result in results.items():
         low, median, high = quartiles(times[column])
-        result |= {"median": median, "iqr": high - low, "rounds": len(times[column])}
+        result |= {"median": median, "iqr": high - low, "rounds": rounds}
         print(
             f"  {column:12} {1e3 * median:8.0f} ms {result['memory'] / 2**20:7.0f} MiB "
-            f"error {result['error']:.1e}",
+            f"error {result.get('error', math.nan):.1e}",
             flush=True,
         )
     return list(results.values())
@@ -368,13 +384,13 @@ def clock(run, device):
 
 
 def memory(run, device):
-    """Largest number of bytes that a step holds beyond what was there before."""
+    """What a step holds at most beyond what was there: (by the allocator, by the resident set)."""
     if device.type != "cuda":
-        return extra_memory(run)
+        return allocated(run), resident_rise(run)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
-    return torch.cuda.max_memory_allocated() - before
+    return torch.cuda.max_memory_allocated() - before, 0
 
 
 # ---------------------------------------------------------------------------------- profile
@@ -483,19 +499,118 @@ def profile_table(case, seconds, peaks, at_peak):
     shares = [f"{column / total:.1%}" for column in columns]
     peak = f"{max(peaks.values()) / 2**20:.0f} MiB"
     rows.append(["**all**", *shares, f"{total:.2f} s", peak, ""])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([case.name + "\n", lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    return f"{case.name}\n\n{markdown(rows)}"
+
+
+# ----------------------------------------------------------------------------------- tables
+
+
+def machine(device):
+    """Where it was measured; no names of hosts, users or folders."""
+    found = {"cpu": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found |= {"python": platform.python_version(), "native": extension.build_info()}
+    for name in ("higher", "torchopt"):
+        if importlib.util.find_spec(name):
+            found[name] = importlib.metadata.version(name)
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def commit():
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def table(results):
+    """One row per column of each case."""
+    header = ["step", "column", "time", "/ ours", "memory held", "/ plain", "resident", "error"]
+    rows = [header]
+    for case in dict.fromkeys(result["case"] for result in results):
+        columns = {r["column"]: r for r in results if r["case"] == case}
+        for name, result in columns.items():
+            time_ratio = result["median"] / columns["ours"]["median"]
+            memory_ratio = result["memory"] / columns["plain"]["memory"]
+            error = f"{result['error']:.0e}" if "error" in result else ""
+            row = [case, name, duration(result["median"]), f"{time_ratio:.2f}×"]
+            row += [f"{result['memory'] / 2**20:.0f} MiB", f"{memory_ratio:.2f}×"]
+            rows.append([*row, f"{result['resident'] / 2**20:.0f} MiB", error])
+    return markdown(rows)
+
+
+def targets(results):
+    """Say of each target whether it was met."""
+    columns = {r["column"]: r for r in results if r["case"] == MAIN.name}
+    if not {"ours", "recompute", "plain", "first order"} <= columns.keys():
+        return f"Targets: not measured ({MAIN.name})."
+    peer = min((c for c in PEERS if c in columns), key=lambda c: columns[c]["median"])
+    faster = columns[peer]["median"] / columns["ours"]["median"]
+    order = columns["ours"]["median"] / columns["first order"]["median"]
+    held, recomputed = (
+        columns[column]["memory"] / columns["plain"]["memory"] for column in ("ours", "recompute")
+    )
+    return (
+        f"Targets, {MAIN.name}: the fastest exact peer ({peer}) takes {faster:.2f}× as long as "
+        f"ours (≥ 1.4×: {verdict(faster >= 1.4)}); ours takes {order:.2f}× as long as our first "
+        f"order (≤ 2.0×: {verdict(order <= 2)}); it holds {held:.2f}× the memory of plain eager, "
+        f"with `recompute` {recomputed:.2f}× (≤ 0.7×: {verdict(min(held, recomputed) <= 0.7)}). "
+        "On a GPU: not measured."
+    )
+
+
+def text(data):
+    where = data["machine"]
+    peers = ", ".join(f"{name} {where[name]}" for name in ("higher", "torchopt") if name in where)
+    return (
+        f"{table(data['results'])}\n\n{targets(data['results'])}\n\n"
+        f"{where.get('gpu', where['cpu'])}, {where['threads']} threads, torch {where['torch']}"
+        f"{', ' + peers if peers else ''}, {data['date']}, commit {data['commit']}; medians of "
+        f"{min(r['rounds'] for r in data['results'])} rounds or more."
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--columns", nargs="+", help="some of the columns")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--batch", type=int, help="another batch size, to try something quickly")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    print(profile_table(MAIN, *profile_step(MAIN, device)))
+    results = ROOT / f"bench/results/step-{device.type}.json"
+    part = bool(arguments.only or arguments.columns or arguments.batch)
+    cases = [c for c in CASES if arguments.only in c.name and (device.type == "cuda" or not c.gpu)]
+    if arguments.batch:
+        cases = [replace(case, batch=arguments.batch) for case in cases]
+    if arguments.profile:
+        found = profile_table(cases[0], *profile_step(cases[0], device))
+        print(found)
+        if not part and device.type == "cpu":
+            insert(PAGE, found, "<!-- profile -->\n")
+        return
+    if arguments.tables:
+        data = json.loads(results.read_text())
+    else:
+        data = {"date": datetime.date.today().isoformat(), "commit": commit()}
+        data |= {"machine": machine(device), "results": []}
+        for case in cases:
+            print(case.name, flush=True)
+            wanted = [c for c in case.columns if c in (arguments.columns or case.columns)]
+            data["results"] += measure(case, device, wanted, arguments.rounds)
+    if part:
+        return
+    save(data, results)
+    print(text(data))
+    if device.type == "cpu":
+        for page in (ROOT / "README.md", PAGE):
+            insert(page, text(data), MARKER)
 
 
 if __name__ == "__main__":

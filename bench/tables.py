@@ -115,8 +115,7 @@ def table(groups):
         above = f"{ours / medians['floor']:.2g}×" if "floor" in medians else ""
         first = [f"`{op}`", where, MODES[mode], duration(ours)]
         rows.append([*first, *ratios, above, targets(key, medians)])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    return markdown(rows)
 
 
 def sweep(groups, mode, column):
@@ -204,10 +203,16 @@ def draw(groups, path):
     plt.close(figure)
 
 
-def insert(path, text):
+def insert(path, text, marker=MARKER):
     """Replace what stands between the markers."""
-    before, _, rest = path.read_text().partition(MARKER)
-    path.write_text(f"{before}{MARKER}{text}\n{rest[rest.index('<!-- end -->') :]}")
+    before, _, rest = path.read_text().partition(marker)
+    path.write_text(f"{before}{marker}{text}\n{rest[rest.index('<!-- end -->') :]}")
+
+
+def markdown(rows):
+    """Return a table whose first row is the header."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def main():
