@@ -83,7 +83,8 @@ class Tuner:
     ) -> None:
         self.detector, self.augmentation, self.config = detector, augmentation, config
         self.train, self.test, self.generator = train, test, generator
-        config.check(train.device)
+        self.device = next(detector.parameters()).device
+        config.check(self.device)
         self.step_count = 0
         self.stopped = ""
         self._history: dict[str, list[float]] = {}
@@ -93,7 +94,7 @@ class Tuner:
             config.hyper_optimizer,
             [self._hyper_learning_rate(iteration) for iteration in range(config.iterations)],
         )
-        device, wide = train.device, torch.float64
+        device, wide = self.device, torch.float64
         self._best: Tensors = {
             **prefixed("detector", _copied(detector.state_dict())),
             **prefixed("augmentation", _copied(augmentation.state_dict())),
@@ -152,7 +153,7 @@ class Tuner:
             self._run("iteration", self._iterate)
         self.step_count += 1
         last = self.step_count == self.total_steps
-        if self.train.device.type == "cpu" or last or self.step_count % READ_EVERY == 0:
+        if self.device.type == "cpu" or last or self.step_count % READ_EVERY == 0:
             self.read()
 
     def read(self) -> None:
@@ -200,13 +201,14 @@ class Tuner:
             return
         calls = self._calls[name] = self._calls.get(name, 0) + 1
         if calls <= EAGER_STEPS:
-            stream = torch.cuda.Stream(self.train.device)
-            stream.wait_stream(torch.cuda.current_stream(self.train.device))
+            stream, present = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+            stream.wait_stream(present)
             with torch.cuda.stream(stream):
                 function()
-            torch.cuda.current_stream(self.train.device).wait_stream(stream)
+            present.wait_stream(stream)
             return
         if name not in self._graphs:
+            self._graphs.clear()  # and the memory of the last kind of step
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self.generator)
             with torch.cuda.graph(graph):  # records, and computes nothing yet
@@ -283,7 +285,7 @@ class Tuner:
 
     def load_state(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Go back to a state that :meth:`state` gave."""
-        device = self.train.device
+        device = self.device
         moved = {k: v.to(device) for k, v in tensors.items() if k != "generator"}
         self.detector.load_state_dict(under("detector", moved))
         self.augmentation.load_state_dict(under("augmentation", moved))
