@@ -195,6 +195,7 @@ class Problem:
     # ------------------------------------------------------------------------------- ours
 
     def ours(self, first_order=False, **options):
+        recompute = options.pop("recompute", False)
         tuner = self.make_tuner(**options) if options else self.tuner
         step = bilevel_step(
             tuner._train_loss(self.images),
@@ -203,6 +204,7 @@ class Problem:
             dict(self.augmentation.named_parameters()),
             learning_rate=LEARNING_RATE,
             first_order=first_order,
+            recompute=recompute,
         )
         return step.gradient.values()
 

@@ -32,6 +32,7 @@ def bilevel_step(
     momentum: float = 0.0,
     velocity: Tensors | None = None,
     first_order: bool = False,
+    recompute: bool = False,
 ) -> BilevelStep:
     """Gradient of ``a -> L_val(theta'(a), a)`` with ``theta'(a)`` one SGD step (paper, Eq. 5).
 
@@ -52,6 +53,8 @@ def bilevel_step(
         momentum: of the SGD step.
         velocity: the accumulated gradient by name, moved on in place; absent: zero.
         first_order: drop the second term (``FO`` in the paper's tables).
+        recompute: compute the inner gradient twice, so that the graph of it need not be held while
+            the validation loss is differentiated: less memory, more time, the same numbers.
     """
     theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     a = {name: value.detach().requires_grad_() for name, value in hyperparameters.items()}
@@ -59,14 +62,10 @@ def bilevel_step(
     convolutions = LeanConvolutions(() if first_order else theta.values())
     with convolutions:
         inner = train_loss(theta, a)
-    gradients = list(
-        torch.autograd.grad(
-            inner, list(theta.values()), create_graph=not first_order, materialize_grads=True
-        )
-    )
+    again = recompute and not first_order
+    gradients = _gradients(inner, theta, create_graph=not (first_order or recompute), keep=again)
     # The last pass needs the graph of the gradients, not their values.
     edges = [get_gradient_edge(g) if g.requires_grad else None for g in gradients]
-    inner = inner.detach()
     updated: Tensors = {}
     with torch.no_grad():
         for name, value in theta.items():
@@ -79,30 +78,45 @@ def bilevel_step(
     outer = validation_loss(updated, a)
     wanted = list(a.values()) if first_order else [*a.values(), *updated.values()]
     found = torch.autograd.grad(outer, wanted, allow_unused=True)
-    outer = outer.detach()
     total = {
         name: torch.zeros_like(a[name]) if part is None else part
         for name, part in zip(a, found, strict=False)
     }
-    pairs = [
-        (edge, v)
-        for edge, v in zip(edges, found[len(a) :], strict=False)
-        if v is not None and edge is not None
-    ]
-    if pairs:
+    directions = list(found[len(a) :])
+    del found
+    if again:
+        gradients = _gradients(inner, theta, create_graph=True)
+        edges = [get_gradient_edge(g) if g.requires_grad else None for g in gradients]
+        del gradients
+    ends, weights = [], []
+    for edge in edges[: len(directions)]:
+        v = directions.pop(0)
+        if v is not None and edge is not None:
+            ends.append(edge)
+            weights.append(-learning_rate * v)
+        del v
+    if ends:
         convolutions.weights = False
-        indirect = torch.autograd.grad(
-            [edge for edge, _ in pairs],
-            list(a.values()),
-            [-learning_rate * v for _, v in pairs],
-            allow_unused=True,
-        )
+        indirect = torch.autograd.grad(ends, list(a.values()), weights, allow_unused=True)
         for name, part in zip(a, indirect, strict=True):
             if part is not None:
                 total[name] = total[name] + part
     return BilevelStep(
         {name: value.detach() for name, value in updated.items()},
         {name: value.detach() for name, value in total.items()},
-        inner,
-        outer,
+        inner.detach(),
+        outer.detach(),
     )
+
+
+def _gradients(
+    loss: Tensor, theta: Tensors, create_graph: bool, keep: bool = False
+) -> list[Tensor]:
+    found = torch.autograd.grad(
+        loss,
+        list(theta.values()),
+        retain_graph=create_graph or keep,
+        create_graph=create_graph,
+        materialize_grads=True,
+    )
+    return list(found)

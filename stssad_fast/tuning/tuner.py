@@ -16,7 +16,6 @@ from stssad_fast.errors import InputError
 from stssad_fast.ops import mean_distance_loss
 from stssad_fast.tuning.hypergradient import Loss, Tensors, bilevel_step
 from stssad_fast.tuning.optimizer import HyperOptimizer
-from stssad_fast.tuning.recompute import recomputed
 
 Strategy = Literal["second_order", "first_order", "random_dynamic", "random_static"]
 
@@ -334,8 +333,7 @@ class Tuner:
             self.detector.train(self.config.validation_norm == "joint")
             stacked = torch.cat([images, self._augment(hyperparameters, images), test])
             buffers = {k: v.clone() for k, v in self.detector.named_buffers()}
-            with recomputed(self.detector, self.config.recompute):
-                embedding, _ = self._detect({**parameters, **buffers}, stacked)
+            embedding, _ = self._detect({**parameters, **buffers}, stacked)
             finite = torch.isfinite(embedding).all()  # else diverged; the op would raise
             embedding = torch.where(finite, embedding, 0.0)
             count = len(images)
@@ -378,6 +376,7 @@ class Tuner:
             momentum=self.config.momentum,
             velocity=self._velocity,
             first_order=self.config.strategy == "first_order",
+            recompute=self.config.recompute,
         )
         _copy(parameters, step.parameters)
         state = {
