@@ -60,6 +60,7 @@ from stssad_fast.tuning.tuner import EAGER_STEPS, Tuner, TunerConfig
 
 EXACT = ("ours", "recompute", "plain", "higher", "torchopt")
 OTHERS = ("first order", "difference", "bfloat16")
+RESIDENT = ("ours", "recompute", "plain")
 PEERS = ("plain", "higher", "torchopt")
 TOLERANCE = 1e-9
 LEARNING_RATE = 0.02
@@ -358,12 +359,12 @@ def measure(case, device, columns, rounds):
             print(f"  {column}: off by {errors[column]:.1e} in float64; not timed", flush=True)
             continue
         run = problem.graph() if column == "graph" else partial(problem.run, column)
-        found = run()
-        held, resident = memory(run, device)
+        found = []
+        held, resident = memory(lambda run=run, found=found: found.append(run()), column, device)
         results[column] = {"case": case.name, "column": column, "memory": held}
         results[column]["resident"] = resident
         if column != "graph":
-            results[column]["error"] = float(f"{relative(found, expected):.2g}")
+            results[column]["error"] = float(f"{relative(found[0], expected):.2g}")
         runs[column] = run
     times = {column: [] for column in runs}
     gc.collect()
@@ -372,7 +373,7 @@ def measure(case, device, columns, rounds):
             times[column].append(clock(run, device))
     for column, result in results.items():
         low, median, high = quartiles(times[column])
-        result |= {"median": median, "iqr": high - low, "rounds": rounds}
+        result |= {"median": median, "iqr": float(f"{high - low:.3g}"), "rounds": rounds}
         print(
             f"  {column:12} {1e3 * median:8.0f} ms {result['memory'] / 2**20:7.0f} MiB "
             f"error {result.get('error', math.nan):.1e}",
@@ -396,10 +397,10 @@ def clock(run, device):
     return time.perf_counter() - start
 
 
-def memory(run, device):
+def memory(run, column, device):
     """What a step holds at most beyond what was there: (by the allocator, by the resident set)."""
     if device.type != "cuda":
-        return allocated(run), resident_rise(run)
+        return allocated(run), resident_rise(run) if column in RESIDENT else 0
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
@@ -547,7 +548,8 @@ def table(results):
             error = f"{result['error']:.0e}" if "error" in result else ""
             row = [case, name, duration(result["median"]), f"{time_ratio:.2f}×"]
             row += [f"{result['memory'] / 2**20:.0f} MiB", f"{memory_ratio:.2f}×"]
-            rows.append([*row, f"{result['resident'] / 2**20:.0f} MiB", error])
+            resident = f"{result['resident'] / 2**20:.0f} MiB" if result["resident"] else ""
+            rows.append([*row, resident, error])
     return markdown(rows)
 
 
@@ -588,7 +590,7 @@ def main():
     )
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--columns", nargs="+", help="some of the columns")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="default: 3, or 7 for small networks")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--tables", action="store_true")
     parser.add_argument("--batch", type=int, help="another batch size, to try something quickly")
@@ -616,7 +618,8 @@ def main():
         for case in cases:
             print(case.name, flush=True)
             wanted = arguments.columns or case.columns
-            data["results"] += measure(case, device, wanted, arguments.rounds)
+            rounds = arguments.rounds or (3 if case.width > 16 and device.type == "cpu" else 7)
+            data["results"] += measure(case, device, wanted, rounds)
     if part:
         return
     save(data, results)
