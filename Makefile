@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/cpu/*.cpp csrc/cuda/*.cu)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-check gpu-proof sanitize lint format clean
+.PHONY: help demo test bench bench-step bench-check gpu-proof sanitize lint format clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
@@ -27,6 +27,9 @@ bench: $(STAMP) ## Time the ops against eager PyTorch, torch.compile and kornia;
 	mkdir -p runs
 	$(BIN)/python -m pytest bench/test_ops.py --benchmark-min-rounds=20 --benchmark-json=runs/bench.json
 	$(BIN)/python bench/tables.py runs/bench.json
+
+bench-step: $(STAMP) ## Time the exact second-order step against plain PyTorch and others; update the tables
+	$(BIN)/python -m bench.step
 
 bench-check: $(STAMP) ## Fail if an op is more than 15 % slower than at an earlier commit: BASE=COMMIT
 	$(BIN)/python bench/check.py $(BASE)

@@ -111,8 +111,7 @@ def table(groups):
         above = f"{ours / medians['floor']:.2g}×" if "floor" in medians else ""
         first = [f"`{op}`", where, MODES[mode], duration(ours)]
         rows.append([*first, *ratios, above, targets(key, medians)])
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    return markdown(rows)
 
 
 def sweep(groups, mode, column):
@@ -209,6 +208,12 @@ def insert(path, text, marker=MARKER):
     """Replace what stands between the markers."""
     before, _, rest = path.read_text().partition(marker)
     path.write_text(f"{before}{marker}{text}\n{rest[rest.index('<!-- end -->') :]}")
+
+
+def markdown(rows):
+    """Return a table whose first row is the header."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def main():

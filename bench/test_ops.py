@@ -226,6 +226,10 @@ def extra_memory(run):
     The larger of two accounts: what PyTorch's allocator hands out (exact, but blind to other
     allocations), and how far the resident set rises (Linux; all there is, give or take 0.5 MB).
     """
+    return max(allocated(run), resident_rise(run))
+
+
+def allocated(run):
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         result = run()
     del result
@@ -234,7 +238,7 @@ def extra_memory(run):
         if event.name() == "[memory]":
             held += event.nbytes()
             peak = max(peak, held)
-    return max(peak, resident_rise(run))
+    return peak
 
 
 def resident_rise(run):

@@ -72,6 +72,12 @@ class STSSAD(OutlierMixin, BaseEstimator):
         smoothing: of ``L_trn + L_val`` by an exponential average; the iterate where it is least
             is returned.
         patience: end a start after as many iterations without progress; None: never.
+        precision: of the detector while it is tuned: ``"float32"``, or ``"bfloat16"`` by autocast;
+            parameters, losses and everything about the augmentation stay float32.
+        recompute: compute the detector's gradient twice in each iteration, so that less is held in
+            memory between: the same numbers, more time.
+        graph: capture each step as a CUDA graph and replay it; needs a GPU. Losses are looked at
+            every few steps only, unless progress is shown.
         selection: which start is kept: the one of largest ``"score_shift"``, which does not depend
             on the scale of the scores, or of largest ``"score_variance"`` (Eq. 6).
         contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
@@ -118,6 +124,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "unit_embedding": ["boolean"],
         "smoothing": [Interval(Real, 0, 1, closed="left")],
         "patience": [None, Interval(Integral, 1, None, closed="left")],
+        "precision": [StrOptions({"float32", "bfloat16"})],
+        "recompute": ["boolean"],
+        "graph": ["boolean"],
         "selection": [StrOptions({"score_variance", "score_shift"})],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "n_jobs": [None, Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
@@ -148,6 +157,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
         unit_embedding: bool = True,
         smoothing: float = 0.9,
         patience: int | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        recompute: bool = False,
+        graph: bool = False,
         selection: Literal["score_variance", "score_shift"] = "score_shift",
         contamination: float | Literal["auto"] = "auto",
         n_jobs: int | None = None,
@@ -174,6 +186,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.unit_embedding = unit_embedding
         self.smoothing = smoothing
         self.patience = patience
+        self.precision = precision
+        self.recompute = recompute
+        self.graph = graph
         self.selection = selection
         self.contamination = contamination
         self.n_jobs = n_jobs
@@ -257,7 +272,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         """Raise what :meth:`fit` would raise for the parameters alone.
 
         Raises:
-            InputError: the augmentation, its starts or the device cannot be used.
+            InputError: the augmentation, its starts, the device or ``graph`` cannot be used.
             ValueError: a parameter is out of range.
         """
         self._validate_params()
@@ -268,7 +283,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 "'running', or validation to 'batch'"
             )
         self._starts()
-        _device(self.device)
+        self._config().check(_device(self.device))
 
     def fit_predict(self, train_images: Images, test_images: Images, **kwargs: Any) -> NDArray[Any]:
         """:meth:`fit`, then :meth:`predict` for the test pictures."""

@@ -1,6 +1,7 @@
 """Algorithm 1 of the paper for one starting point, as a sequence of steps that can be stopped."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +13,10 @@ from torch.func import functional_call
 from stssad_fast.augment import Augmentation
 from stssad_fast.checkpoint import prefixed, under
 from stssad_fast.datasets import Pictures, ReadAhead, batches
+from stssad_fast.errors import InputError
 from stssad_fast.ops import mean_distance_loss
 from stssad_fast.tuning.hypergradient import Loss, Tensors, bilevel_step
+from stssad_fast.tuning.optimizer import HyperOptimizer
 from stssad_fast.tuning.validation import loss_over_all
 
 Strategy = Literal["second_order", "first_order", "random_dynamic", "random_static"]
@@ -38,10 +41,36 @@ class TunerConfig:
     validation_norm: Literal["joint", "running"] = "joint"
     smoothing: float = 0.9
     patience: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    recompute: bool = False
+    graph: bool = False
+
+    def check(self, device: torch.device) -> None:
+        """Raise InputError if it cannot be done on this device."""
+        if self.graph and device.type != "cuda":
+            raise InputError(
+                f"graph=True captures a CUDA graph and needs a GPU, but the device is {device}. "
+                "Leave graph at False, or choose a CUDA device"
+            )
+        if self.graph and self.validation == "all":
+            raise InputError(
+                "graph=True captures one step on one batch, and validation='all' goes through the "
+                "whole test set in it; set validation to 'batch', or leave graph at False"
+            )
+
+
+# Steps between two looks at the losses where looking would make the host wait.
+READ_EVERY = 16
+# Steps of a kind that run before its CUDA graph is captured; they set up libraries and memory.
+EAGER_STEPS = 3
 
 
 class Tuner:
     """Alternates parameter updates of the detector and hypergradient steps of the augmentation.
+
+    A step looks at no value: it moves tensors in place and leaves losses, hyperparameters and the
+    best iterate in tensors on the device, so that the same code runs eagerly and as a CUDA graph.
+    :meth:`read` fetches them, on a CPU after every step.
 
     Args:
         detector: gives ``(embedding, logit)``; trained in place.
@@ -62,21 +91,46 @@ class Tuner:
         self.detector, self.augmentation, self.config = detector, augmentation, config
         self.train, self.test = ReadAhead(train), ReadAhead(test)
         self.generator = generator
-        self.step_count = 0
-        self.history: dict[str, list[float]] = {}
-        self.best_iteration = -1
-        self.stopped = ""
-        self._best: Tensors = {}
-        self._best_criterion = math.inf
-        self._smoothed = 0.0
-        self._velocity: Tensors = {k: torch.zeros_like(v) for k, v in detector.named_parameters()}
-        self._optimizer: torch.optim.Optimizer
-        if config.hyper_optimizer == "adam":
-            self._optimizer = torch.optim.Adam(
-                augmentation.parameters(), config.hyper_learning_rate
+        self.device = next(detector.parameters()).device
+        config.check(self.device)
+        if config.graph and not all(isinstance(s, Tensor) for s in (train, test)):
+            raise InputError(
+                "graph=True draws pictures on the GPU, and these are read from disk as they are "
+                "needed; give them as a tensor, raise memory, or leave graph at False"
             )
-        else:
-            self._optimizer = torch.optim.SGD(augmentation.parameters(), config.hyper_learning_rate)
+        self.step_count = 0
+        self.stopped = ""
+        self._history: dict[str, list[float]] = {}
+        self._velocity: Tensors = {k: torch.zeros_like(v) for k, v in detector.named_parameters()}
+        self._optimizer = HyperOptimizer(
+            list(augmentation.parameters()),
+            config.hyper_optimizer,
+            [self._hyper_learning_rate(iteration) for iteration in range(config.iterations)],
+        )
+        device, wide = self.device, torch.float64
+        self._best: Tensors = {
+            **prefixed("detector", _copied(detector.state_dict())),
+            **prefixed("augmentation", _copied(augmentation.state_dict())),
+        }
+        self._best_iteration = torch.full((), -1, dtype=torch.int64, device=device)
+        self._best_criterion = torch.full((), math.inf, dtype=wide, device=device)
+        self._smoothed = torch.zeros((), dtype=wide, device=device)
+        self._running = torch.ones((), dtype=torch.bool, device=device)
+        # What every step leaves to be read: both losses, and the best iteration so far.
+        self._index = torch.zeros((), dtype=torch.int64, device=device)
+        self._records = torch.zeros(self.total_steps, 3, dtype=wide, device=device)
+        self._used = {
+            name: value.new_zeros(self.total_steps, *value.shape)
+            for name, value in _copied(dict(augmentation.named_parameters())).items()
+        }
+        self._read = 0
+        self._corrections = torch.tensor(
+            [1 - config.smoothing ** (k + 1) for k in range(config.iterations)],
+            dtype=wide,
+            device=device,
+        )
+        self._calls: dict[str, int] = {}
+        self._graphs: dict[str, torch.cuda.CUDAGraph] = {}
 
     @property
     def total_steps(self) -> int:
@@ -88,102 +142,178 @@ class Tuner:
         """Whether this start has ended; ``stopped`` says why."""
         return bool(self.stopped)
 
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """Losses and hyperparameters, one entry per iteration."""
+        self.read()
+        return self._history
+
+    @property
+    def best_iteration(self) -> int:
+        """Where ``L_trn + L_val``, smoothed, was least; -1 before the first finite one."""
+        self.read()
+        return int(self._best_iteration)
+
     def step(self) -> None:
         """One warm-up step, or one iteration of Algorithm 1."""
         config = self.config
         epoch = math.ceil(len(self.train.pictures) / config.batch_size)
         if config.strategy == "random_dynamic" and self.step_count % epoch == 0:
             self.augmentation.draw_(self.generator)
-        warming_up = self.step_count < config.warm_up
-        losses = (self._update(), 0.0) if warming_up else self._iterate()
+        if self.step_count < config.warm_up:
+            self._run("warm-up", self._warm_up)
+        else:
+            self._run("iteration", self._iterate)
         self.step_count += 1
-        if not all(math.isfinite(loss) for loss in losses):
-            self.stopped = "diverged"
-        elif self.step_count == self.total_steps:
-            self.stopped = "finished"
-        elif self._impatient():
-            self.stopped = f"no progress for {config.patience} iterations"
-        if self.done and self._best:
-            self._restore_best()
+        last = self.step_count == self.total_steps
+        if self.device.type == "cpu" or last or self.step_count % READ_EVERY == 0:
+            self.read()
 
-    def _iterate(self) -> tuple[float, float]:
-        used = {k: v.detach().clone() for k, v in self.augmentation.named_parameters()}
+    def read(self) -> None:
+        """Fetch what the steps since the last time have left, and end this start if it is over.
+
+        A start that is found to have ended some steps ago goes back to where it did.
+        """
+        warm_up, patience = self.config.warm_up, self.config.patience
+        rows = self._records[self._read : self.step_count].tolist()
+        for index, (train_loss, validation_loss, best) in enumerate(rows, self._read):
+            if self.done:
+                break
+            iteration = index - warm_up
+            if iteration >= 0:
+                record = {"iteration": iteration, "train_loss": train_loss}
+                record |= {"validation_loss": validation_loss, **self._described(index)}
+                for name, value in record.items():
+                    self._history.setdefault(name, []).append(value)
+            self._read = index + 1
+            if not (math.isfinite(train_loss) and math.isfinite(validation_loss)):
+                self.stopped = "diverged"
+            elif self._read == self.total_steps:
+                self.stopped = "finished"
+            elif patience is not None and self.tunes and iteration - best >= patience:
+                self.stopped = f"no progress for {patience} iterations"
+        if rows and self.done:
+            self.step_count = self._read
+            if self._best_iteration >= 0:
+                self.detector.load_state_dict(under("detector", self._best))
+                self.augmentation.load_state_dict(under("augmentation", self._best))
+
+    def _described(self, index: int) -> dict[str, float]:
+        """The hyperparameters of an earlier step, in the words of the augmentation."""
+        parameters: Tensors = dict(self.augmentation.named_parameters())
+        present = _copied(parameters)
+        _copy(parameters, {name: rows[index] for name, rows in self._used.items()})
         described = self.augmentation.describe()
+        _copy(parameters, present)
+        return described
+
+    def _run(self, name: str, function: Callable[[], None]) -> None:
+        """Call it, or replay the CUDA graph of it, which is captured after a few calls."""
+        if not self.config.graph:
+            function()
+            return
+        calls = self._calls[name] = self._calls.get(name, 0) + 1
+        if calls <= EAGER_STEPS:
+            stream, present = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
+            stream.wait_stream(present)
+            with torch.cuda.stream(stream):
+                function()
+            present.wait_stream(stream)
+            return
+        if name not in self._graphs:
+            self._graphs.clear()  # and the memory of the last kind of step
+            graph = torch.cuda.CUDAGraph()
+            graph.register_generator_state(self.generator)
+            with torch.cuda.graph(graph):  # records, and computes nothing yet
+                function()
+            self._graphs[name] = graph
+        self._graphs[name].replay()
+
+    def _warm_up(self) -> None:
+        train_loss = self._update()
+        self._record(train_loss, torch.zeros_like(train_loss))
+
+    def _iterate(self) -> None:
+        present: Tensors = dict(self.augmentation.named_parameters())
+        used = _copied(present)
         for _ in range(self.config.updates - 1):
             self._update()
         train_loss, validation_loss = self._bilevel() if self.tunes else self._update_and_validate()
-        iteration = self.step_count - self.config.warm_up
-        record = {"iteration": iteration, "train_loss": train_loss}
-        for name, value in {**record, "validation_loss": validation_loss, **described}.items():
-            self.history.setdefault(name, []).append(value)
+        self._keep_best(used, train_loss, validation_loss)
+        self._record(train_loss, validation_loss, used)
 
-        smoothing = self.config.smoothing
-        self._smoothed = smoothing * self._smoothed + (1 - smoothing) * (
-            train_loss + validation_loss
+    @torch.no_grad()
+    def _keep_best(self, used: Tensors, train_loss: Tensor, validation_loss: Tensor) -> None:
+        smoothing, iteration = self.config.smoothing, self._index - self.config.warm_up
+        total = train_loss.double() + validation_loss.double()
+        self._smoothed.copy_(smoothing * self._smoothed + (1 - smoothing) * total)
+        criterion = self._smoothed / self._corrections.index_select(0, iteration[None])[0]
+        better = self._running & torch.isfinite(criterion)
+        if self.tunes:
+            better &= criterion < self._best_criterion
+        now = {**prefixed("detector", self.detector.state_dict()), **prefixed("augmentation", used)}
+        for name, value in now.items():
+            self._best[name].copy_(torch.where(better, value, self._best[name]))
+        self._best_criterion.copy_(torch.where(better, criterion, self._best_criterion))
+        self._best_iteration.copy_(torch.where(better, iteration, self._best_iteration))
+        self._running &= torch.isfinite(total)
+        if self.config.patience is not None and self.tunes:
+            self._running &= iteration - self._best_iteration < self.config.patience
+
+    @torch.no_grad()
+    def _record(
+        self, train_loss: Tensor, validation_loss: Tensor, used: Tensors | None = None
+    ) -> None:
+        at = self._index[None]
+        row = torch.stack(
+            [train_loss.double(), validation_loss.double(), self._best_iteration.double()]
         )
-        criterion = self._smoothed / (1 - smoothing ** (iteration + 1))
-        if math.isfinite(criterion) and (criterion < self._best_criterion or not self.tunes):
-            self._best_criterion, self.best_iteration = criterion, iteration
-            detector = {k: v.detach().clone() for k, v in self.detector.state_dict().items()}
-            self._best = {**prefixed("detector", detector), **prefixed("augmentation", used)}
-        return train_loss, validation_loss
-
-    def _impatient(self) -> bool:
-        iteration = self.step_count - self.config.warm_up
-        patience = self.config.patience
-        return (
-            patience is not None and self.tunes and iteration - 1 - self.best_iteration >= patience
-        )
-
-    def _restore_best(self) -> None:
-        self.detector.load_state_dict(under("detector", self._best))
-        self.augmentation.load_state_dict(under("augmentation", self._best))
+        self._records.index_copy_(0, at, row[None])
+        for name, value in (used or {}).items():
+            self._used[name].index_copy_(0, at, value[None])
+        self._running &= torch.isfinite(row).all()
+        self._index.add_(1)
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """Everything needed to go on to the identical result, as tensors and JSON-able values."""
-        moments = {
-            f"{index}.{key}": torch.as_tensor(value)
-            for index, entry in self._optimizer.state_dict()["state"].items()
-            for key, value in entry.items()
-        }
+        self.read()
+        best = self.best_iteration
         tensors = {
             **prefixed("detector", self.detector.state_dict()),
             **prefixed("augmentation", self.augmentation.state_dict()),
             **prefixed("velocity", self._velocity),
-            **prefixed("optimizer", moments),
-            **prefixed("best", self._best),
+            **prefixed("optimizer", self._optimizer.state()),
+            **(prefixed("best", self._best) if best >= 0 else {}),
             "generator": self.generator.get_state(),
         }
+        criterion = self._best_criterion.item()
         values = {
             "step_count": self.step_count,
-            "history": self.history,
-            "best_iteration": self.best_iteration,
-            "best_criterion": None if math.isinf(self._best_criterion) else self._best_criterion,
-            "smoothed": self._smoothed,
+            "history": self._history,
+            "best_iteration": best,
+            "best_criterion": None if math.isinf(criterion) else criterion,
+            "smoothed": self._smoothed.item(),
         }
         return tensors, values
 
     def load_state(self, tensors: Tensors, values: dict[str, Any]) -> None:
         """Go back to a state that :meth:`state` gave."""
-        device = self.generator.device
+        device = self.device
         moved = {k: v.to(device) for k, v in tensors.items() if k != "generator"}
         self.detector.load_state_dict(under("detector", moved))
         self.augmentation.load_state_dict(under("augmentation", moved))
-        self._velocity = under("velocity", moved)
-        self._best = under("best", moved)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in under("optimizer", moved).items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = tensor.cpu() if key == "step" else tensor
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        _copy(self._velocity, under("velocity", moved))
+        self._optimizer.load_state(under("optimizer", moved))
+        if values["best_iteration"] >= 0:
+            _copy(self._best, under("best", moved))
         self.generator.set_state(tensors["generator"].cpu())
-        self.step_count = values["step_count"]
-        self.history = values["history"]
-        self.best_iteration = values["best_iteration"]
+        self.step_count = self._read = values["step_count"]
+        self._index.fill_(self.step_count)
+        self._history = values["history"]
+        self._best_iteration.fill_(values["best_iteration"])
         criterion = values["best_criterion"]
-        self._best_criterion = math.inf if criterion is None else criterion
-        self._smoothed = values["smoothed"]
+        self._best_criterion.fill_(math.inf if criterion is None else criterion)
+        self._smoothed.fill_(values["smoothed"])
 
     @property
     def tunes(self) -> bool:
@@ -218,7 +348,7 @@ class Tuner:
         def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
             self.detector.train()
             both = torch.cat([images, self._augment(hyperparameters, images)])
-            _, logit = functional_call(self.detector, parameters, (both,))
+            _, logit = self._detect(parameters, both)
             smoothing = self.config.label_smoothing
             truth = torch.full_like(logit, smoothing / 2)
             truth[len(images) :] = 1 - smoothing / 2
@@ -228,20 +358,18 @@ class Tuner:
 
     def _loss_over_all(self, images: Tensor) -> Loss:
         def embed(parameters: Tensors, batch: Tensor) -> Tensor:
-            found: Tensor = functional_call(self.detector, parameters, (batch,))[0]
-            return found
+            return self._detect(parameters, batch)[0]
 
         def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
             self.detector.eval()
             augmented = self._augment(hyperparameters, images)
             self._look_ahead(test=False)
-            device = self.generator.device
             return loss_over_all(
                 embed,
                 parameters,
                 images,
                 augmented,
-                lambda: (batch.to(device) for batch in batches(self.test.pictures)),
+                lambda: (batch.to(self.device) for batch in batches(self.test.pictures)),
             )
 
         return loss
@@ -255,17 +383,25 @@ class Tuner:
             stacked = torch.cat([images, self._augment(hyperparameters, images), test])
             self._look_ahead(test=self.tunes and self.config.updates == 1)
             buffers = {k: v.clone() for k, v in self.detector.named_buffers()}
-            embedding, _ = functional_call(self.detector, (parameters, buffers), (stacked,))
-            if not torch.isfinite(embedding).all():
-                return math.nan * embedding.sum()  # diverged; the op would raise
+            embedding, _ = self._detect({**parameters, **buffers}, stacked)
+            finite = torch.isfinite(embedding).all()  # else diverged; the op would raise
+            embedding = torch.where(finite, embedding, 0.0)
             count = len(images)
-            return mean_distance_loss(
+            found = mean_distance_loss(
                 embedding[:count], embedding[count : 2 * count], embedding[2 * count :]
             )
+            return torch.where(finite, found, math.nan)
 
         return loss
 
-    def _update(self) -> float:
+    def _detect(self, tensors: Tensors, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings and logits, in float32 whatever the precision of the network."""
+        lower = self.config.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=lower):
+            embedding, logit = functional_call(self.detector, tensors, (images,))
+        return (embedding.float(), logit.float()) if lower else (embedding, logit)
+
+    def _update(self) -> Tensor:
         """One SGD step of the detector at the present augmentation."""
         parameters: Tensors = dict(self.detector.named_parameters())
         hyperparameters = {k: v.detach() for k, v in self.augmentation.named_parameters()}
@@ -276,9 +412,9 @@ class Tuner:
             for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
                 self._velocity[name].mul_(self.config.momentum).add_(gradient)
                 value.sub_(self._velocity[name], alpha=self.config.learning_rate)
-        return loss.item()
+        return loss.detach()
 
-    def _bilevel(self) -> tuple[float, float]:
+    def _bilevel(self) -> tuple[Tensor, Tensor]:
         images, test = self._draw(self.train), self._draw(self.test)
         parameters: Tensors = dict(self.detector.named_parameters())
         hyperparameters: Tensors = dict(self.augmentation.named_parameters())
@@ -291,31 +427,46 @@ class Tuner:
             momentum=self.config.momentum,
             velocity=self._velocity,
             first_order=self.config.strategy == "first_order",
+            recompute=self.config.recompute,
         )
-        with torch.no_grad():
-            for name, value in parameters.items():
-                value.copy_(step.parameters[name])
-        self._velocity = step.velocity
-        if all(torch.isfinite(value).all() for value in step.gradient.values()):
-            for name, value in hyperparameters.items():
-                value.grad = step.gradient[name]
-            self._optimizer.param_groups[0]["lr"] = self._hyper_learning_rate()
-            self._optimizer.step()
-            self.augmentation.constrain_()
-        return step.train_loss.item(), step.validation_loss.item()
+        _copy(parameters, step.parameters)
+        state = {
+            **prefixed("optimizer", self._optimizer.state()),
+            **prefixed("augmentation", hyperparameters),
+        }
+        before = _copied(state)
+        gradients = [step.gradient[name] for name in hyperparameters]
+        finite = torch.isfinite(step.validation_loss)
+        for gradient in gradients:
+            finite &= torch.isfinite(gradient).all()
+        self._optimizer.step(gradients, self._index - self.config.warm_up)
+        self.augmentation.constrain_()
+        _copy(state, {k: torch.where(finite, v, before[k]) for k, v in state.items()})
+        return step.train_loss, step.validation_loss
 
-    def _hyper_learning_rate(self) -> float:
+    def _hyper_learning_rate(self, iteration: int) -> float:
         config = self.config
         if config.hyper_schedule == "constant":
             return config.hyper_learning_rate
-        done = (self.step_count - config.warm_up) / config.iterations
-        return config.hyper_learning_rate * (1 + math.cos(math.pi * done)) / 2
+        return (
+            config.hyper_learning_rate * (1 + math.cos(math.pi * iteration / config.iterations)) / 2
+        )
 
-    def _update_and_validate(self) -> tuple[float, float]:
+    def _update_and_validate(self) -> tuple[Tensor, Tensor]:
         train_loss = self._update()
         images, test = self._draw(self.train), self._draw(self.test)
         with torch.no_grad():
             parameters: Tensors = dict(self.detector.named_parameters())
             hyperparameters: Tensors = dict(self.augmentation.named_parameters())
             loss = self._validation_loss(images, test)(parameters, hyperparameters)
-        return train_loss, loss.item()
+        return train_loss, loss
+
+
+def _copied(tensors: Tensors) -> Tensors:
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
+@torch.no_grad()
+def _copy(tensors: Tensors, values: Tensors) -> None:
+    for name, value in tensors.items():
+        value.copy_(values[name])
