@@ -147,7 +147,7 @@ def test_no_process_outlives_this_one(tmp_path, how):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
         start_new_session=True,
     )
     seen = set()
