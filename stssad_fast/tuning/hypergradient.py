@@ -75,7 +75,10 @@ def bilevel_step(
             updated[name] = (value - learning_rate * direction).requires_grad_()
             del direction
 
-    outer = validation_loss(updated, a)
+    lean = LeanConvolutions(updated.values() if first_order else ())
+    lean.weights = not first_order
+    with lean:
+        outer = validation_loss(updated, a)
     wanted = list(a.values()) if first_order else [*a.values(), *updated.values()]
     found = torch.autograd.grad(outer, wanted, allow_unused=True)
     total = {
