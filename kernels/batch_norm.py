@@ -107,6 +107,7 @@ def _statistics(
     """Mean and biased variance (C,) from those of the chunks."""
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     inside = channel < channels
+    share = 1.0 / tl.cast(count, tl.float64)
     first = tl.load(means + channel, inside, 0.0)
     total = tl.zeros((PARTS, CHANNELS), tl.float64)
     for k in range(0, chunks, PARTS):
@@ -115,7 +116,7 @@ def _statistics(
         there = (part < chunks)[:, None] & inside[None, :]
         place = part[:, None] * channels + channel[None, :]
         total += tl.where(there, (tl.load(means + place, there, 0.0) - first[None, :]) * n, 0.0)
-    center = first + tl.sum(total, 0) / count
+    center = first + tl.sum(total, 0) * share
     total = tl.zeros((PARTS, CHANNELS), tl.float64)
     for k in range(0, chunks, PARTS):
         part = k + tl.arange(0, PARTS).to(tl.int64)
@@ -125,7 +126,7 @@ def _statistics(
         away = tl.load(means + place, there, 0.0) - center[None, :]
         total += tl.where(there, tl.load(squares + place, there, 0.0) + n * away * away, 0.0)
     tl.store(mean + channel, center, inside)
-    tl.store(var + channel, tl.sum(total, 0) / count, inside)
+    tl.store(var + channel, tl.sum(total, 0) * share, inside)
 
 
 @triton.jit

@@ -135,7 +135,7 @@ def test_the_hypergradient_is_that_of_plain_modules(layout):
     assert max(g.abs().max() for g in expected.gradient.values()) > 0
     for name, gradient in expected.gradient.items():
         torch.testing.assert_close(found.gradient[name], gradient, atol=1e-10, rtol=1e-10)
-    for f, e in zip(found.velocity.values(), expected.velocity.values(), strict=True):
+    for f, e in zip(found.parameters.values(), expected.parameters.values(), strict=True):
         torch.testing.assert_close(f, e, atol=1e-10, rtol=1e-10)
     # Only the training pass leaves a trace in the running statistics.
     for f, e in zip(detector.buffers(), twin.buffers(), strict=True):

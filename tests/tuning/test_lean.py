@@ -213,8 +213,8 @@ def hypergradient(tuner):
         [
             part.reshape(-1)
             for part in bilevel_step(
-                tuner._train_loss(tuner.train),
-                tuner._validation_loss(tuner.train, tuner.test),
+                tuner._train_loss(tuner.train.pictures),
+                tuner._validation_loss(tuner.train.pictures, tuner.test.pictures),
                 dict(tuner.detector.named_parameters()),
                 dict(tuner.augmentation.named_parameters()),
                 learning_rate=LEARNING_RATE,
@@ -227,7 +227,7 @@ def test_bfloat16_is_close_and_keeps_float32_state(make_tuner):
     exact, lower = (
         make_tuner(16, Rotation(20.0), precision=precision) for precision in ("float32", "bfloat16")
     )
-    losses = [tuner._train_loss(tuner.train) for tuner in (exact, lower)]
+    losses = [tuner._train_loss(tuner.train.pictures) for tuner in (exact, lower)]
     theta = dict(exact.detector.named_parameters())
     a = dict(exact.augmentation.named_parameters())
     right, found = (loss(theta, a) for loss in losses)
