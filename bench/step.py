@@ -196,7 +196,6 @@ class Problem:
     # ------------------------------------------------------------------------------- ours
 
     def ours(self, first_order=False, **options):
-        recompute = options.pop("recompute", False)
         tuner = self.make_tuner(**options) if options else self.tuner
         step = bilevel_step(
             tuner._train_loss(self.images),
@@ -205,7 +204,7 @@ class Problem:
             dict(self.augmentation.named_parameters()),
             learning_rate=LEARNING_RATE,
             first_order=first_order,
-            recompute=recompute,
+            recompute=tuner.config.recompute,
         )
         return step.gradient.values()
 
@@ -214,17 +213,6 @@ class Problem:
 
     def bfloat16(self):
         return self.ours(precision="bfloat16")
-
-    def channels_last(self):
-        """Ours with network and pictures in that layout; `--columns` asks for it."""
-        layout, images, test = torch.channels_last, self.images, self.test
-        self.detector.to(memory_format=layout)
-        self.images, self.test = (x.to(memory_format=layout) for x in (images, test))
-        try:
-            return self.ours()
-        finally:
-            self.detector.to(memory_format=torch.contiguous_format)
-            self.images, self.test = images, test
 
     def graph(self):
         """An iteration of the Tuner, captured: what is timed is a replay."""

@@ -74,8 +74,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
         patience: end a start after as many iterations without progress; None: never.
         precision: of the detector while it is tuned: ``"float32"``, or ``"bfloat16"`` by autocast;
             parameters, losses and everything about the augmentation stay float32.
-        recompute: compute the detector's gradient twice in each iteration, so that less is held in
-            memory between: the same numbers, more time.
+        recompute: compute the detector's gradient, and half of its validation pass, twice in each
+            iteration, so that less is held in memory between: the same numbers, more time.
         graph: capture each step as a CUDA graph and replay it; needs a GPU. Losses are looked at
             every few steps only, unless progress is shown.
         selection: which start is kept: the one of largest ``"score_shift"``, which does not depend

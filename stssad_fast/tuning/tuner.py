@@ -17,6 +17,7 @@ from stssad_fast.errors import InputError
 from stssad_fast.ops import mean_distance_loss
 from stssad_fast.tuning.hypergradient import Loss, Tensors, bilevel_step
 from stssad_fast.tuning.optimizer import HyperOptimizer
+from stssad_fast.tuning.recompute import recomputed
 from stssad_fast.tuning.validation import loss_over_all
 
 Strategy = Literal["second_order", "first_order", "random_dynamic", "random_static"]
@@ -383,7 +384,8 @@ class Tuner:
             stacked = torch.cat([images, self._augment(hyperparameters, images), test])
             self._look_ahead(test=self.tunes and self.config.updates == 1)
             buffers = {k: v.clone() for k, v in self.detector.named_buffers()}
-            embedding, _ = self._detect({**parameters, **buffers}, stacked)
+            with recomputed(self.detector, self.config.recompute):
+                embedding, _ = self._detect({**parameters, **buffers}, stacked)
             finite = torch.isfinite(embedding).all()  # else diverged; the op would raise
             embedding = torch.where(finite, embedding, 0.0)
             count = len(images)

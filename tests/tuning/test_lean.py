@@ -17,6 +17,7 @@ from stssad_fast.ops import mean_distance_loss, rotate
 from stssad_fast.tuning.convolution import LeanConvolutions
 from stssad_fast.tuning.hypergradient import bilevel_step
 from stssad_fast.tuning.optimizer import HyperOptimizer
+from stssad_fast.tuning.recompute import parts, recomputed
 from stssad_fast.tuning.tuner import Tuner, TunerConfig
 
 LEARNING_RATE = 0.1
@@ -206,6 +207,30 @@ def test_recomputing_holds_less():
         return peak
 
     assert held(True) < 0.85 * held(False)
+
+
+def test_recomputed_parts_keep_less():
+    network = ResNetDetector(1, 16, 32)
+    image = torch.rand(8, 1, 32, 32)
+
+    def held(wanted):
+        total = 0
+
+        def pack(tensor):
+            nonlocal total
+            total += tensor.nbytes
+            return tensor
+
+        with (
+            recomputed(network, wanted),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+        ):
+            network(image)
+        return total
+
+    assert held(True) < held(False) / 2
+    assert len(list(parts(network))) == 1 + 8 + 1
+    assert "forward" not in vars(network.stem)
 
 
 def hypergradient(tuner):
