@@ -41,7 +41,7 @@ import statistics
 import subprocess
 import time
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -181,7 +181,9 @@ class Problem:
             module.to(device, dtype)
         self.theta = {k: v.detach().clone() for k, v in self.detector.named_parameters()}
         self.a = {k: v.detach().clone() for k, v in self.augmentation.named_parameters()}
-        self.tuner = self.make_tuner()
+        self.tuner = cache(self.make_tuner)
+        for options in ({}, {"recompute": True}, {"precision": "bfloat16"}):
+            self.tuner(**options)  # now, for what a tuner holds is not the step's memory
 
     def make_tuner(self, **options):
         config = TunerConfig(batch_size=self.case.batch, learning_rate=LEARNING_RATE, **options)
@@ -196,7 +198,7 @@ class Problem:
     # ------------------------------------------------------------------------------- ours
 
     def ours(self, first_order=False, **options):
-        tuner = self.make_tuner(**options) if options else self.tuner
+        tuner = self.tuner(**options)
         step = bilevel_step(
             tuner._train_loss(self.images),
             tuner._validation_loss(self.images, self.test),
@@ -431,7 +433,7 @@ def profile_step(case, device):
 
         return call
 
-    tuner = problem.tuner
+    tuner = problem.tuner()
     names = ("_train_loss", "_validation_loss")
     original = [getattr(tuner, name) for name in names]
     for name, make in zip(names, original, strict=True):
