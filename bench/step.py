@@ -563,11 +563,12 @@ def targets(results):
     )
 
 
-def text(data):
+def text(data, only=""):
     where = data["machine"]
     peers = ", ".join(f"{name} {where[name]}" for name in ("higher", "torchopt") if name in where)
+    shown = [result for result in data["results"] if only in result["case"]]
     return (
-        f"{table(data['results'])}\n\n{targets(data['results'])}\n\n"
+        f"{table(shown)}\n\n{targets(data['results'])}\n\n"
         f"{where.get('gpu', where['cpu'])}, {where['threads']} threads, torch {where['torch']}"
         f"{', ' + peers if peers else ''}, {data['date']}, commit {data['commit']}; medians of "
         f"{min(r['rounds'] for r in data['results'])} rounds or more."
@@ -615,8 +616,8 @@ def main():
     save(data, results)
     print(text(data))
     if device.type == "cpu":
-        for page in (ROOT / "README.md", PAGE):
-            insert(page, text(data), MARKER)
+        insert(ROOT / "README.md", text(data, MAIN.name), MARKER)
+        insert(PAGE, text(data), MARKER)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,8 @@ def verdict(met):
 
 
 def duration(seconds):
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
