@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
-from torch.profiler import profile
 
 from stssad_fast.detectors import ResNetDetector, resnet
 from stssad_fast.detectors.resnet import BasicBlock, BatchNorm
@@ -40,10 +39,10 @@ def plain_twin(detector):
     return twin
 
 
-def make(dtype=torch.float64, image_size=16, width=4):
+def make(dtype=torch.float64, image_size=16):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        detector = ResNetDetector(3, width, image_size)
+        detector = ResNetDetector(3, 4, image_size)
         for name, value in detector.named_parameters():
             if value.dim() == 1 and "head" not in name:
                 nn.init.normal_(value, 1.0 if name.endswith("weight") else 0.0, 0.3)
@@ -147,17 +146,6 @@ def test_the_hypergradient_is_that_of_plain_modules(layout):
 def test_the_hypergradient_in_float32():
     exact = step_of(plain_twin(make()), *pictures(), torch.float64).gradient
     found = step_of(make(torch.float32), *pictures(), torch.float32).gradient
-    for name, gradient in exact.items():
-        assert (found[name] - gradient).abs().max() < 1e-3 * gradient.abs().max()
-
-
-@pytest.mark.skipif(not extension.load(), reason="native extension is missing")
-def test_the_hypergradient_of_full_width_in_float32():
-    """With Winograd's convolutions, whose rounding is larger."""
-    exact = step_of(plain_twin(make(width=64)), *pictures(), torch.float64).gradient
-    with profile() as record:
-        found = step_of(make(torch.float32, width=64), *pictures(), torch.float32).gradient
-    assert any("winograd_weight_gradient" in event.key for event in record.key_averages())
     for name, gradient in exact.items():
         assert (found[name] - gradient).abs().max() < 1e-3 * gradient.abs().max()
 

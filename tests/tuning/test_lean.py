@@ -13,7 +13,7 @@ from torch.profiler import profile
 
 from stssad_fast import STSSAD, CutDiff, InputError, Rotation
 from stssad_fast.detectors import ResNetDetector
-from stssad_fast.ops import mean_distance_loss, rotate
+from stssad_fast.ops import conv3x3, extension, mean_distance_loss, rotate
 from stssad_fast.tuning.convolution import LeanConvolutions
 from stssad_fast.tuning.hypergradient import bilevel_step
 from stssad_fast.tuning.optimizer import HyperOptimizer
@@ -32,7 +32,11 @@ def plain_detector(theta, image, activation):
 
     def convolved(x, convolution, normalised, stride=1):
         weight = theta[f"{convolution}.weight"]
-        return norm(F.conv2d(x, weight, None, stride, weight.shape[-1] // 2), theta, normalised)
+        if stride == 1 and weight.shape[-1] == 3:
+            result = conv3x3(x, weight)  # in float64 F.conv2d
+        else:
+            result = F.conv2d(x, weight, None, stride, weight.shape[-1] // 2)
+        return norm(result, theta, normalised)
 
     x = activation(convolved(image, "stem.0", "stem.1"))
     for index in range(8):
@@ -110,11 +114,16 @@ def test_exact_on_a_resnet():
     assert abs(first - expected) > 1e-3 * abs(expected)
 
 
-def test_float32_on_a_resnet_of_full_width():
+@pytest.mark.parametrize("count", [3, 8])
+def test_float32_on_a_resnet_of_full_width(count):
     # Smooth: where rounding turns a ReLU on or off the gradient jumps, however it is computed.
-    expected = Problem(64, torch.float64).by_the_textbook(F.softplus).plain()
-    found = Problem(64, torch.float32).by_the_textbook(F.softplus).step().gradient["angle"]
+    expected = Problem(64, torch.float64, count).by_the_textbook(F.softplus).plain()
+    problem = Problem(64, torch.float32, count).by_the_textbook(F.softplus)
+    with profile() as record:
+        found = problem.step().gradient["angle"]
     assert abs(found - expected) <= 1e-3 * abs(expected)
+    if extension.load():  # and Winograd's convolutions have a part in it
+        assert any("winograd_weight_gradient" in event.key for event in record.key_averages())
 
 
 @pytest.mark.parametrize(
