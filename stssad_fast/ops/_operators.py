@@ -261,6 +261,19 @@ def hyperparameter(value: Any, image: Tensor, trailing: tuple[int, ...], name: s
         TypeError: not a number or floating-point tensor.
         ValueError: wrong shape, other device than ``image``, or not finite.
     """
+    value = _beside(image, value, name)
+    each = (image.shape[0], *trailing)
+    if tuple(value.shape) not in (trailing, (1, *trailing), each):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}; expected {trailing} for all pictures, "
+            f"or {each}, one per picture"
+        )
+    check_finite(value, name)
+    return value.reshape(-1, *trailing).to(arithmetic_dtype(image.dtype))
+
+
+def _beside(image: Tensor, value: Any, name: str) -> Tensor:
+    """A number, a sequence of them or a tensor, as a floating-point tensor where ``image`` is."""
     dtype = arithmetic_dtype(image.dtype)
     if isinstance(value, int | float):  # filled in on the device: a copy to it would wait for it
         value = torch.full((), value, dtype=dtype, device=image.device)
@@ -270,14 +283,8 @@ def hyperparameter(value: Any, image: Tensor, trailing: tuple[int, ...], name: s
         raise TypeError(f"{name} is {value.dtype}; expected a floating-point tensor")
     if value.device != image.device:
         raise ValueError(f"{name} is on {value.device}, image on {image.device}; move one of them")
-    each = (image.shape[0], *trailing)
-    if tuple(value.shape) not in (trailing, (1, *trailing), each):
-        raise ValueError(
-            f"{name} has shape {tuple(value.shape)}; expected {trailing} for all pictures, "
-            f"or {each}, one per picture"
-        )
-    check_finite(value, name)
-    return value.reshape(-1, *trailing).to(dtype)
+    found: Tensor = value
+    return found
 
 
 def normalization(normalize: Any, image: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
@@ -302,15 +309,7 @@ def normalization(normalize: Any, image: Tensor) -> tuple[Tensor, Tensor] | tupl
 
 
 def _per_channel(value: Any, name: str, image: Tensor) -> Tensor:
-    dtype, channels = arithmetic_dtype(image.dtype), image.shape[1]
-    if isinstance(value, int | float):
-        value = torch.full((), value, dtype=dtype, device=image.device)
-    elif not isinstance(value, Tensor):
-        value = torch.as_tensor(value, dtype=dtype, device=image.device)
-    if value.dtype not in FLOATING:
-        raise TypeError(f"{name} is {value.dtype}; expected floating-point numbers")
-    if value.device != image.device:
-        raise ValueError(f"{name} is on {value.device}, image on {image.device}; move one of them")
+    value, channels = _beside(image, value, name), image.shape[1]
     if tuple(value.shape) not in ((), (channels,)):
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}; expected () or ({channels},), one number per "
@@ -318,4 +317,4 @@ def _per_channel(value: Any, name: str, image: Tensor) -> Tensor:
         )
     if value.requires_grad:
         raise ValueError(f"{name} wants a gradient, which there is none of; detach it")
-    return value.to(dtype).expand(channels).contiguous()
+    return value.to(arithmetic_dtype(image.dtype)).expand(channels).contiguous()
