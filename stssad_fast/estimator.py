@@ -50,7 +50,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
         strategy: ``"second_order"``: exact hypergradient; ``"first_order"``: without its second
             term; ``"random_dynamic"``, ``"random_static"``: baselines without tuning, a drawn at
             random once per epoch or once.
-        width: channels of the ResNet-18's first stage; the embedding has ``8 * width`` dimensions.
+        depth: layers of the ResNet, 18 or 10.
+        width: channels of its first stage; the embedding has ``8 * width`` dimensions.
         iterations: of Algorithm 1 per start.
         warm_up: updates of the detector before the augmentation moves.
         updates: of the detector per iteration; the last is differentiated through.
@@ -66,6 +67,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
         validation: the validation loss sees a ``"batch"`` of test pictures, or ``"all"`` of them in
             every iteration, with the exact gradient; that takes two passes over the test set, and
             ``validation_norm="running"``.
+        validation_distance: what the validation loss measures between embeddings:
+            ``"mean_distance"`` (Eq. 2-3); for comparison ``"mmd"``, the maximum mean discrepancy
+            after the same normalisation, or ``"mmd_raw"``, without it (MMD1, MMD2 in the paper).
         validation_norm: batch norm in the validation pass: ``"joint"`` statistics of the training,
             augmented and test pictures together, or the ``"running"`` ones.
         unit_embedding: scale embeddings to length 1.
@@ -107,6 +111,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "strategy": [
             StrOptions({"second_order", "first_order", "random_dynamic", "random_static"})
         ],
+        "depth": [Options(Integral, {10, 18})],
         "width": [Interval(Integral, 1, None, closed="left")],
         "iterations": [Interval(Integral, 1, None, closed="left")],
         "warm_up": [Interval(Integral, 0, None, closed="left")],
@@ -120,6 +125,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "hyper_schedule": [StrOptions({"cosine", "constant"})],
         "parametrization": [StrOptions({"log", "cholesky"})],
         "validation": [StrOptions({"batch", "all"})],
+        "validation_distance": [StrOptions({"mean_distance", "mmd", "mmd_raw"})],
         "validation_norm": [StrOptions({"joint", "running"})],
         "unit_embedding": ["boolean"],
         "smoothing": [Interval(Real, 0, 1, closed="left")],
@@ -140,6 +146,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         *,
         starts: Sequence[dict[str, float]] | None = None,
         strategy: Strategy = "second_order",
+        depth: Literal[10, 18] = 18,
         width: int = 16,
         iterations: int = 120,
         warm_up: int = 60,
@@ -153,6 +160,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         hyper_schedule: Literal["cosine", "constant"] = "constant",
         parametrization: Literal["log", "cholesky"] = "log",
         validation: Literal["batch", "all"] = "batch",
+        validation_distance: Literal["mean_distance", "mmd", "mmd_raw"] = "mean_distance",
         validation_norm: Literal["joint", "running"] = "joint",
         unit_embedding: bool = True,
         smoothing: float = 0.9,
@@ -169,6 +177,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.augmentation = augmentation
         self.starts = starts
         self.strategy = strategy
+        self.depth = depth
         self.width = width
         self.iterations = iterations
         self.warm_up = warm_up
@@ -182,6 +191,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.hyper_schedule = hyper_schedule
         self.parametrization = parametrization
         self.validation = validation
+        self.validation_distance = validation_distance
         self.validation_norm = validation_norm
         self.unit_embedding = unit_embedding
         self.smoothing = smoothing
@@ -245,6 +255,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
             path,
             checkpoint_interval,
             [
+                self.depth,
                 self.width,
                 self.unit_embedding,
                 self.parametrization,
@@ -281,6 +292,11 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 "validation is 'all', which goes through the test pictures in batches, and "
                 "validation_norm 'joint', which needs them at once; set validation_norm to "
                 "'running', or validation to 'batch'"
+            )
+        if self.validation == "all" and self.validation_distance != "mean_distance":
+            raise InputError(
+                f"validation is 'all' and validation_distance {self.validation_distance!r}, which "
+                "compares all pairs of pictures; set validation to 'batch'"
             )
         self._starts()
         self._config().check(_device(self.device))
@@ -408,6 +424,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 mean,
                 None if std is None else std.clamp_min(1e-3),
                 self.unit_embedding,
+                self.depth,
             )
 
     def _starts(self) -> list[Augmentation]:

@@ -51,7 +51,7 @@ def test_parameters_are_kept_as_given():
     assert model.get_params() == before
     assert model.set_params(width=3).width == 3
     with pytest.raises(ValueError, match="Invalid parameter"):
-        model.set_params(depth=1)
+        model.set_params(deep=1)
 
 
 def test_clone(fitted):

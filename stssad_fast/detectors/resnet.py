@@ -1,4 +1,6 @@
-"""ResNet-18 embedding with an MLP head (paper, 4; He et al. 2016)."""
+"""ResNet embedding with an MLP head (paper, 4; He et al. 2016)."""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +79,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNetDetector(nn.Module):
-    """ResNet-18 of selectable width; its pooled features are the embedding, an MLP classifies them.
+    """ResNet of selectable width; its pooled features are the embedding, an MLP classifies them.
 
     Pictures of up to 32 px get a 3x3 stem, up to 64 px a 3x3 stem of stride 2, larger ones the
     7x7 stem of stride 2 followed by pooling. Normalisation by ``mean`` and ``std``
@@ -90,6 +92,7 @@ class ResNetDetector(nn.Module):
         image_size: side of the pictures in pixels, at least 16; selects the stem.
         mean, std: per channel, of the training pictures.
         unit_embedding: scale every embedding to length 1.
+        depth: 18, as published, or 10: one block a stage instead of two, half the time.
     """
 
     mean: Tensor
@@ -103,6 +106,7 @@ class ResNetDetector(nn.Module):
         mean: Tensor | None = None,
         std: Tensor | None = None,
         unit_embedding: bool = True,
+        depth: Literal[10, 18] = 18,
     ) -> None:
         super().__init__()
         if image_size < MIN_IMAGE_SIZE:
@@ -127,10 +131,9 @@ class ResNetDetector(nn.Module):
         blocks, inputs = [], width
         for stage in range(4):
             outputs = width << stage
-            blocks += [
-                BasicBlock(inputs, outputs, 1 if stage == 0 else 2),
-                BasicBlock(outputs, outputs, 1),
-            ]
+            blocks.append(BasicBlock(inputs, outputs, 1 if stage == 0 else 2))
+            if depth == 18:
+                blocks.append(BasicBlock(outputs, outputs, 1))
             inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, 1))

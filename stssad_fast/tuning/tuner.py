@@ -16,6 +16,7 @@ from stssad_fast.datasets import Pictures, ReadAhead, batches
 from stssad_fast.errors import InputError
 from stssad_fast.ops import mean_distance_loss
 from stssad_fast.tuning.hypergradient import Loss, Tensors, bilevel_step
+from stssad_fast.tuning.mmd import mmd_loss
 from stssad_fast.tuning.optimizer import HyperOptimizer
 from stssad_fast.tuning.recompute import recomputed
 from stssad_fast.tuning.validation import loss_over_all
@@ -40,6 +41,7 @@ class TunerConfig:
     hyper_schedule: Literal["cosine", "constant"] = "constant"
     validation: Literal["batch", "all"] = "batch"
     validation_norm: Literal["joint", "running"] = "joint"
+    validation_distance: Literal["mean_distance", "mmd", "mmd_raw"] = "mean_distance"
     smoothing: float = 0.9
     patience: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -389,12 +391,18 @@ class Tuner:
             finite = torch.isfinite(embedding).all()  # else diverged; the op would raise
             embedding = torch.where(finite, embedding, 0.0)
             count = len(images)
-            found = mean_distance_loss(
+            found = self._distance(
                 embedding[:count], embedding[count : 2 * count], embedding[2 * count :]
             )
             return torch.where(finite, found, math.nan)
 
         return loss
+
+    def _distance(self, train: Tensor, augmented: Tensor, test: Tensor) -> Tensor:
+        distance = self.config.validation_distance
+        if distance == "mean_distance":
+            return mean_distance_loss(train, augmented, test)
+        return mmd_loss(train, augmented, test, normalize=distance == "mmd")
 
     def _detect(self, tensors: Tensors, images: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings and logits, in float32 whatever the precision of the network."""

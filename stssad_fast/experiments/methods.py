@@ -1,0 +1,159 @@
+"""The columns of the paper's tables: what is fitted in one job, and what it leaves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from stssad_fast.baselines import AutoEncoder, DeepSVDD, FrozenFeatures
+from stssad_fast.errors import InputError
+from stssad_fast.estimator import AUGMENTATIONS, STSSAD
+from stssad_fast.experiments import problems
+from stssad_fast.experiments.problems import Problem
+
+Arrays = dict[str, NDArray[Any]]
+Values = dict[str, Any]
+
+KEPT = 200
+"""Pictures of each kind whose embeddings a tuned job keeps, for the figures."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A column of the tables.
+
+    Attributes:
+        kind: "tuned": fitted on the test set of one task, from one start; all others see the
+            training set alone, so that one fit serves every task.
+        parameters: of :class:`STSSAD`, or of the baseline's estimator.
+    """
+
+    kind: Literal["tuned", "random", "autoencoder", "deep_svdd", "frozen"]
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+_RANDOM = {"RS": "random_static", "RD": "random_dynamic"}
+_AUGMENTATIONS = {"CO": "cutout", "CP": "cutpaste", "CD": "cutdiff", "RO": "rotation"}
+OURS = "ST-SSAD"
+
+METHODS: dict[str, Method] = {
+    "AE": Method("autoencoder"),
+    "DeepSVDD": Method("deep_svdd"),
+    "frozen": Method("frozen"),
+    **{
+        f"{draw}-{name}": Method("random", {"augmentation": augmentation, "strategy": strategy})
+        for name, augmentation in _AUGMENTATIONS.items()
+        for draw, strategy in _RANDOM.items()
+    },
+    OURS: Method("tuned"),
+    "MMD1": Method("tuned", {"validation_distance": "mmd"}),
+    "MMD2": Method("tuned", {"validation_distance": "mmd_raw"}),
+    "FO": Method("tuned", {"strategy": "first_order"}),
+}
+
+
+def starts(parameters: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Starting points of a tuned method."""
+    given = parameters.get("starts")
+    return list(given or AUGMENTATIONS[parameters["augmentation"]].starts())
+
+
+def work(config: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Values, Arrays]:
+    """Do one job: read its pictures, fit, and score every test set.
+
+    Args:
+        config: ``data`` (reader, options, digest), ``tests``, ``method``, ``parameters``, ``seed``,
+            and ``start`` for a tuned method.
+        sources: ``data``: where the pictures are.
+
+    Returns:
+        per test set its AUC and, for a start, the criteria of selection; hyperparameters and
+        losses. Arrays: the scores of every test picture, history and embeddings of a start.
+
+    Raises:
+        InputError: the pictures are missing or others than when the job was planned.
+    """
+    data = config["data"]
+    problem = problems.read(data["reader"], sources["data"], data["options"])
+    if problem.digest() != data["digest"]:
+        raise InputError(
+            f"the pictures in {sources['data']} have changed since this run was planned; bring "
+            "them back, or begin another run"
+        )
+    method = METHODS[config["method"]]
+    if method.kind == "tuned":
+        return _tuned(config, problem)
+    scores = _scores(config, method, problem)
+    values = {name: {"auc": _auc(problem, name, found)} for name, found in scores.items()}
+    return {"tests": values}, {f"scores/{k}": v.astype(np.float32) for k, v in scores.items()}
+
+
+def _auc(problem: Problem, name: str, scores: NDArray[np.float64]) -> float:
+    return float(roc_auc_score(problem.tests[name].labels, scores))
+
+
+def _scores(
+    config: Mapping[str, Any], method: Method, problem: Problem
+) -> dict[str, NDArray[np.float64]]:
+    parameters, seed = dict(config["parameters"]), config["seed"]
+    model: Any
+    if method.kind == "random":
+        # One iteration, so that the steps of training are as many and no validation loss, which
+        # would draw from the test set, is computed.
+        updates = parameters.pop("updates", 1)
+        steps = parameters.pop("warm_up") + parameters.pop("iterations") * updates
+        model = STSSAD(**parameters, warm_up=steps - 1, iterations=1, random_state=seed)
+        model.fit(problem.train, problem.train)
+    elif method.kind == "frozen":
+        from stssad_fast.detectors.pretrained import efficientnet_lite0
+
+        model = FrozenFeatures(efficientnet_lite0()).fit(problem.train)
+    else:
+        kind = {"autoencoder": AutoEncoder, "deep_svdd": DeepSVDD}[method.kind]
+        model = kind(**parameters, random_state=seed).fit(problem.train)
+    return {name: model.anomaly_scores(problem.tests[name].images) for name in config["tests"]}
+
+
+def _tuned(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Arrays]:
+    (name,) = config["tests"]
+    test = problem.tests[name]
+    parameters = {**config["parameters"], "starts": [config["start"]]}
+    if backbone := parameters.pop("backbone", None):
+        parameters["backbone"] = BACKBONES[backbone]()
+    model = STSSAD(**parameters, random_state=config["seed"])
+    try:
+        model.fit(problem.train, test.images)
+    except InputError:
+        if not getattr(model, "starts_", None):
+            raise
+        return {"tests": {name: {"auc": None}}, "stopped": model.starts_[0]["stopped"]}, {}
+    start = model.starts_[0]
+    scores = np.array(start["scores"])
+    kept = ("initial", "final", "iteration", "stopped", "train_loss", "validation_loss")
+    values = {key: start[key] for key in kept}
+    criteria = {key: start[key] for key in ("score_variance", "score_shift")}
+    values["tests"] = {name: {"auc": _auc(problem, name, scores), **criteria}}
+    normal = problem.train[:KEPT]
+    generator = torch.Generator().manual_seed(config["seed"])
+    with torch.no_grad():
+        augmented = model.augmentation_.cpu()(normal, generator=generator)
+    embeddings = {"train": normal, "augmented": augmented, "test": test.images}
+    return values, {
+        f"scores/{name}": scores.astype(np.float32),
+        **{f"history/{k}": np.array(v, np.float32) for k, v in start["history"].items()},
+        **{f"embedding/{k}": model.embed(v).astype(np.float16) for k, v in embeddings.items()},
+    }
+
+
+def _efficientnet() -> torch.nn.Module:
+    from stssad_fast.detectors.pretrained import efficientnet_lite0
+
+    return efficientnet_lite0()
+
+
+BACKBONES = {"efficientnet_lite0": _efficientnet}
+"""Pretrained networks by the name that a job's configuration holds."""

@@ -1,0 +1,215 @@
+"""Pictures of an experiment: one training set, and a test set for each of its tasks."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stssad_fast.datasets import (
+    ImageSet,
+    Labelled,
+    load_digits,
+    load_textures,
+    one_vs,
+    read_folder,
+    read_labelled,
+)
+from stssad_fast.datasets.folder import GOOD
+from stssad_fast.errors import InputError
+from stssad_fast.ops import cutdiff, patch_shape
+
+DIGITS = "digits"
+"""The labelled set that comes with scikit-learn."""
+
+TEXTURES = ("brick", "grass", "gravel")
+"""The surfaces that come with scikit-image."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """Pictures to find anomalies in.
+
+    Attributes:
+        images: (M, C, H, W) in [0, 1].
+        labels: (M,) 0 normal and 1 anomalous; used for AUC and nothing else.
+    """
+
+    images: Tensor
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A training set of normal pictures (N, C, H, W), and the test set of every task."""
+
+    train: Tensor
+    tests: dict[str, Test]
+
+    def digest(self) -> str:
+        """What the pictures are, whatever folder they come from."""
+        found = hashlib.sha256()
+        for name, tensor in [("", self.train), *((k, t.images) for k, t in self.tests.items())]:
+            found.update(f"{name}{tuple(tensor.shape)}".encode())
+            found.update(tensor.contiguous().numpy().data)
+        return found.hexdigest()[:16]
+
+
+def read(reader: str, source: str, options: Mapping[str, Any]) -> Problem:
+    """Read a problem; the last few are kept.
+
+    Args:
+        reader: "defects", "semantic" or "made".
+        source: a path, or the name of a set that comes with a dependency.
+        options: arguments of the reader.
+
+    Raises:
+        InputError: the pictures are missing, or cannot be used.
+    """
+    return _read(reader, source, json.dumps(options, sort_keys=True))
+
+
+@lru_cache(maxsize=4)
+def _read(reader: str, source: str, options: str) -> Problem:
+    return READERS[reader](source, **json.loads(options))
+
+
+def _defects(source: str, image_size: int, channels: int) -> Problem:
+    """A category in MVTec AD's layout: every kind of defect is a task, against the good ones."""
+    train = read_folder(source, split="train", image_size=image_size, channels=channels)
+    test = read_folder(source, split="test", image_size=image_size, channels=channels)
+    kinds = np.array(test.kinds or [])
+    if not {GOOD} < set(kinds):
+        raise InputError(
+            f"{source} has not the layout of MVTec AD; expected train/good, test/good and "
+            "test/NAME for every kind of defect"
+        )
+    images = _tensor(test)
+    tests = {}
+    for kind in dict.fromkeys(kinds[kinds != GOOD]):
+        rows = np.flatnonzero((kinds == GOOD) | (kinds == kind))
+        tests[str(kind)] = Test(images[torch.from_numpy(rows)], (kinds[rows] != GOOD).astype(int))
+    return Problem(_tensor(train), tests)
+
+
+def _tensor(found: ImageSet) -> Tensor:
+    if isinstance(found.images, Tensor):
+        return found.images
+    return found.images[np.arange(len(found.images))]
+
+
+def _semantic(
+    source: str, normal: int, image_size: int, train_limit: int, test_limit: int
+) -> Problem:
+    """One class is normal; every other one is a task. Of each class the first pictures are used."""
+    if source == DIGITS:
+        splits = {
+            other: load_digits(normal, other, image_size=image_size)
+            for other in range(10)
+            if other != normal
+        }
+    else:
+        train, test = (_first(part, n) for part, n in _limited(source, train_limit, test_limit))
+        splits = {
+            int(other): one_vs(train, test, normal, int(other), image_size=image_size)
+            for other in np.unique(test.labels)
+            if other != normal
+        }
+    tests = {str(k): Test(split.test_images, split.test_labels) for k, split in splits.items()}
+    return Problem(next(iter(splits.values())).train_images, tests)
+
+
+def _limited(source: str, *limits: int) -> list[tuple[Labelled, int]]:
+    return list(zip(_labelled(source), limits, strict=True))
+
+
+@lru_cache(maxsize=1)
+def _labelled(source: str) -> tuple[Labelled, Labelled]:
+    return read_labelled(source)
+
+
+def _first(found: Labelled, limit: int) -> Labelled:
+    rows = np.concatenate(
+        [np.flatnonzero(found.labels == label)[:limit] for label in np.unique(found.labels)]
+    )
+    rows.sort()
+    return Labelled(found.images[torch.from_numpy(rows)], found.labels[rows])
+
+
+def _made(
+    source: str,
+    image_size: int,
+    train_limit: int,
+    test_limit: int,
+    sizes: list[float],
+    aspects: list[float],
+) -> Problem:
+    """Good pictures, and for every size and aspect a test set half of which CutDiff has damaged.
+
+    The test sets consist of pictures that are not trained on, a task's normal and anomalous ones
+    of different pictures, and are the same in every run.
+    """
+    if source in TEXTURES:
+        split = load_textures(
+            source,  # type: ignore[arg-type]
+            image_size=image_size,
+            n_train=train_limit,
+            n_good=2 * test_limit,
+            n_defect=1,
+        )
+        train, rest = split.train_images, split.test_images[: 2 * test_limit]
+    else:
+        train = _tensor(read_folder(source, split="train", image_size=image_size))
+        train, rest = train[:train_limit], train[train_limit : train_limit + 2 * test_limit]
+        if len(rest) < 4:
+            raise InputError(
+                f"{source} has too few good pictures: {len(train) + len(rest)}; expected more than "
+                f"the {train_limit} that are trained on. Lower --train-limit"
+            )
+    good, damaged = rest[0::2], rest[1::2]
+    labels = np.repeat([0, 1], [len(good), len(damaged)])
+    tests = {}
+    for size in sizes:
+        for aspect in aspects:
+            centers = torch.Generator().manual_seed(0)
+            made = cutdiff(damaged, patch_shape(size, aspect, 0.0), generator=centers)
+            tests[made_name(size, aspect)] = Test(torch.cat([good, made]), labels)
+    return Problem(train, tests)
+
+
+def made_name(size: float, aspect: float) -> str:
+    """Name of the task whose anomalies CutDiff makes."""
+    return f"size {size:g}, aspect {aspect:g}"
+
+
+READERS: dict[str, Callable[..., Problem]] = {
+    "defects": _defects,
+    "semantic": _semantic,
+    "made": _made,
+}
+
+
+def categories(path: str | Path) -> list[Path]:
+    """Folders in MVTec AD's layout: ``path`` itself, or those in it, by name.
+
+    Raises:
+        InputError: there is none.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise InputError(f"the folder {root} does not exist; check the path")
+    found = [root, *sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))]
+    chosen = [p for p in found if (p / "train" / GOOD).is_dir() and (p / "test").is_dir()]
+    if not chosen:
+        raise InputError(
+            f"{root} is no category in MVTec AD's layout, and holds none; expected train/{GOOD}, "
+            f"test/{GOOD} and test/NAME for every kind of defect"
+        )
+    return chosen[:1] if chosen[0] == root else chosen
