@@ -175,7 +175,7 @@ class Search:
             InputError: the checkpoint cannot be written, pictures cannot be read, or a process has
                 ended before its start had.
         """
-        with _postponed_interrupt(self.path is not None) as interrupted:
+        with postponed_interrupt(self.path is not None) as interrupted:
             if self.path and (jobs > 1 or any(path.exists() for path in self._parts())):
                 self.gather()
             if jobs > 1:
@@ -353,7 +353,7 @@ def fingerprint(train: Pictures, test: Pictures, values: Any) -> str:
 
 
 @contextmanager
-def _postponed_interrupt(wanted: bool) -> Iterator[Callable[[], bool]]:
+def postponed_interrupt(wanted: bool) -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a flag; a second one acts as usual."""
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield lambda: False

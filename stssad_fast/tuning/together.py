@@ -47,7 +47,7 @@ def run(
     """
     jobs = min(jobs, len(search.starts))
     threads = max(1, torch.get_num_threads() // jobs)
-    context = _context()
+    context = context_for("stssad_fast.tuning.selection")
     waiting = search.remaining
     workers: dict[Connection, tuple[int, Any]] = {}
     trouble: BaseException | None = None
@@ -64,7 +64,7 @@ def run(
                 process = context.Process(
                     target=_work, args=(payload, index, threads, there), daemon=True
                 )
-                with _signals_blocked():
+                with signals_blocked():
                     process.start()
                 there.close()
                 workers[here] = index, process
@@ -100,12 +100,12 @@ def run(
         raise KeyboardInterrupt
 
 
-def _context() -> Any:
-    """Makes processes that share no state with this one, and what they import among each other."""
+def context_for(*modules: str) -> Any:
+    """Makes processes that share no state with this one, and ``modules`` among each other."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__, "stssad_fast.tuning.selection"])
+    context.set_forkserver_preload([__name__, *modules])
     return context
 
 
@@ -216,18 +216,22 @@ def _tell(connection: Connection) -> None:
 
 
 def _death(index: int, starts: int, code: int | None, path: Path | None) -> str:
-    how = f"exit code {code}"
-    if code is not None and code < 0:
-        how = f"signal {-code}, {signal.strsignal(-code)}"
     advice = {
         -9: "The system often does so for lack of memory: choose a smaller n_jobs. ",
         1: "A script that sets n_jobs needs its work under if __name__ == '__main__'. ",
     }.get(code or 0, "")
     kept = "What all starts did is in the checkpoint; resume to go on." if path else "Fit again."
     return (
-        f"the process of start {index + 1} of {starts} has ended before its time ({how}). "
+        f"the process of start {index + 1} of {starts} has ended before its time ({ending(code)}). "
         f"{advice}{kept}"
     )
+
+
+def ending(code: int | None) -> str:
+    """How a process ended, from its exit code: "exit code 1" or "signal 9, Killed"."""
+    if code is not None and code < 0:
+        return f"signal {-code}, {signal.strsignal(-code)}"
+    return f"exit code {code}"
 
 
 def _end(workers: dict[Connection, tuple[int, Any]]) -> None:
@@ -239,7 +243,7 @@ def _end(workers: dict[Connection, tuple[int, Any]]) -> None:
 
 
 @contextmanager
-def _signals_blocked() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Keep Ctrl-C from a process that begins in here: a terminal sends it to all of them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -1,0 +1,280 @@
+"""The folder of an experiment: what its jobs came to, one line for each that has ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stssad_fast.checkpoint import replacing, write_text
+from stssad_fast.errors import InputError
+from stssad_fast.experiments.jobs import JSON, Job, Outcome
+
+JOBS, PLAN, ARRAYS = "jobs.jsonl", "plan.json", "arrays"
+PATIENCE = 1.0  # seconds to wait for who only looks whether the folder is in use
+
+
+@dataclass(frozen=True)
+class Record:
+    """A line of jobs.jsonl: a job that has ended.
+
+    Attributes:
+        key, config, label, group: of the :class:`Job`.
+        status: "done" or "failed".
+        values: results, None if it failed.
+        reason: why it failed, None if it did not.
+        seconds: that it took.
+        when: it ended, ISO 8601, UTC.
+        about: versions and device of what computed it.
+    """
+
+    key: str
+    config: dict[str, JSON]
+    label: str
+    group: str
+    status: Literal["done", "failed"]
+    values: dict[str, JSON] | None
+    reason: str | None
+    seconds: float
+    when: str
+    about: dict[str, JSON]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A job as the plan names it: its key, its label and its group."""
+
+    key: str
+    label: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the latest run was to do, and with how many jobs side by side."""
+
+    jobs: list[Planned] = field(default_factory=list)
+    workers: int = 1
+
+
+class Store:
+    """What is known of the jobs of an experiment.
+
+    Anybody may read; who writes has the folder :meth:`claimed`. jobs.jsonl can be copied or
+    committed without the folder of arrays: its jobs are done all the same.
+
+    Args:
+        folder: need not exist.
+
+    Raises:
+        InputError: jobs.jsonl is damaged elsewhere than at its end.
+
+    Attributes:
+        done: records of jobs that are done, by key.
+        failed: records of jobs that have failed, when last tried, and are not done; by key.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._load()
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder, and keep other processes from writing to it while the block runs.
+
+        A line that a killed process did not finish is cut off; its job was not done.
+
+        Raises:
+            InputError: the folder cannot be written to, or another process has claimed it.
+        """
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                deadline = time.monotonic() + PATIENCE
+                while not self._lock(stack):
+                    if time.monotonic() > deadline:
+                        raise InputError(
+                            f"another process is at work in {self.folder}; wait for its end, or "
+                            "end it"
+                        )
+                    time.sleep(0.05)
+                (self.folder / ARRAYS).mkdir(exist_ok=True)
+                for pattern in (f".{PLAN}.*", f"{ARRAYS}/.*.npz.*"):
+                    for leftover in self.folder.glob(pattern):  # of a killed process
+                        leftover.unlink()
+                self._mend()
+            except OSError as error:
+                raise InputError(
+                    f"cannot write to {self.folder}: {error.strerror or error}; choose a folder "
+                    "you may write to, on a disk with space left"
+                ) from error
+            self._load()
+            yield
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a process has claimed the folder."""
+        if not self.folder.is_dir():
+            return False
+        with ExitStack() as stack:
+            return not self._lock(stack)
+
+    def add(self, job: Job, outcome: Outcome) -> Record:
+        """Keep what a job came to: the arrays first, then the line, on the disk when this returns.
+
+        Raises:
+            InputError: the disk is full; what was kept before is unharmed.
+        """
+        record = Record(
+            key=job.key,
+            config=job.config,
+            label=job.label,
+            group=job.group,
+            status="failed" if outcome.values is None else "done",
+            values=outcome.values,
+            reason=outcome.reason,
+            seconds=round(outcome.seconds, 3),
+            when=datetime.now(UTC).isoformat(timespec="seconds"),
+            about=outcome.about,
+        )
+        if outcome.arrays:
+            with replacing(self._arrays(job.key)) as temporary, temporary.open("wb") as file:
+                np.savez(file, **outcome.arrays)  # type: ignore[arg-type]
+        line = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n"
+        path = self.folder / JOBS
+        try:
+            with path.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"cannot write {path}: {error.strerror}; what was there before is unharmed. Free "
+                "some space and run again"
+            ) from error
+        self._note(record)
+        return record
+
+    def arrays(self, key: str) -> dict[str, NDArray[Any]]:
+        """The arrays of a job that is done, none if it had none.
+
+        Raises:
+            InputError: they are not in this folder, or damaged.
+        """
+        path = self._arrays(key)
+        try:
+            with np.load(path) as file:
+                return dict(file)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path} cannot be read ({error}); delete the line of that key from {JOBS} and run "
+                "again to make it anew"
+            ) from error
+
+    def write_plan(self, jobs: Sequence[Job], workers: int) -> None:
+        """Write plan.json, from which others learn what is left."""
+        named = [Planned(job.key, job.label, job.group) for job in jobs]
+        write_text(self.folder / PLAN, json.dumps(asdict(Plan(named, workers)), indent=1) + "\n")
+
+    def plan(self) -> Plan:
+        """Read plan.json; without it, the plan has no jobs.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        path = self.folder / PLAN
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return Plan([Planned(**job) for job in values["jobs"]], values["workers"])
+        except FileNotFoundError:
+            return Plan()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path} cannot be read ({error}); delete it and run again, which writes it anew"
+            ) from error
+
+    def _arrays(self, key: str) -> Path:
+        return self.folder / ARRAYS / f"{key}.npz"
+
+    def _load(self) -> None:
+        self.done: dict[str, Record] = {}
+        self.failed: dict[str, Record] = {}
+        for record in self._read():
+            self._note(record)
+
+    def _note(self, record: Record) -> None:
+        if record.status == "done":
+            self.done[record.key] = record
+            self.failed.pop(record.key, None)
+        elif record.key not in self.done:
+            self.failed[record.key] = record
+
+    def _read(self) -> Iterator[Record]:
+        path = self.folder / JOBS
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
+        for number, line in enumerate(lines, start=1):
+            try:
+                if line.strip():
+                    yield _parsed(line)
+            except (ValueError, TypeError) as error:
+                if number == len(lines):
+                    return  # being written, or torn; its job is not done
+                raise InputError(
+                    f"line {number} of {path} cannot be read ({error}); delete that line, and "
+                    "run again to have its job done again"
+                ) from error
+
+    def _mend(self) -> None:
+        path = self.folder / JOBS
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        last = data[data.rfind(b"\n") + 1 :]
+        if not last:
+            return
+        with path.open("r+b") as file:
+            try:
+                _parsed(last)
+            except (ValueError, TypeError):
+                file.truncate(len(data) - len(last))
+            else:  # whole but for its end, as an editor may leave it
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n")
+
+    def _lock(self, stack: ExitStack) -> bool:
+        """Lock the folder until ``stack`` ends; False if another process has."""
+        if sys.platform == "win32":
+            return True
+        import fcntl
+
+        handle = os.open(self.folder, os.O_RDONLY)
+        stack.callback(os.close, handle)  # which unlocks, as the end of the process does
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            pass
+        return True
+
+
+def _parsed(line: bytes) -> Record:
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("not an object")
+    return Record(**values)
