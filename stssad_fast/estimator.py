@@ -21,6 +21,7 @@ from stssad_fast import checkpoint
 from stssad_fast.augment import Augmentation, CutDiff, CutOut, CutPaste, Rotation
 from stssad_fast.datasets import Images, Pictures, as_pictures, as_train_test, mean_and_std
 from stssad_fast.detectors import MIN_IMAGE_SIZE, ResNetDetector
+from stssad_fast.devices import find_device
 from stssad_fast.errors import InputError
 from stssad_fast.tuning import selection
 from stssad_fast.tuning.density import GaussianDensity
@@ -236,7 +237,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         seed = selection.saved_seed(path) if path and resume and self.random_state is None else None
         if seed is None:
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        device = _device(self.device)
+        device = find_device(self.device)
         starts = self._starts()
         places = [start.describe() for start in starts]
         self.image_shape_ = tuple(train.shape[1:])
@@ -289,7 +290,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 "'running', or validation to 'batch'"
             )
         self._starts()
-        self._config().check(_device(self.device))
+        self._config().check(find_device(self.device))
 
     def fit_predict(self, train_images: Images, test_images: Images, **kwargs: Any) -> NDArray[Any]:
         """:meth:`fit`, then :meth:`predict` for the test pictures."""
@@ -364,7 +365,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
             InputError: the file is missing, damaged, or of another format.
         """
         tensors, values = checkpoint.load(Path(path))
-        place = _device(device)
+        place = find_device(device)
         try:
             if values["format"] != FORMAT:
                 raise KeyError("format")
@@ -460,14 +461,3 @@ class STSSAD(OutlierMixin, BaseEstimator):
 
 def _at(pictures: Pictures, device: torch.device) -> Pictures:
     return pictures.to(device) if isinstance(pictures, Tensor) else pictures
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used: {error}") from error
-    return device
