@@ -18,15 +18,21 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from stssad_fast import checkpoint
-from stssad_fast.augment import Augmentation, CutDiff, Rotation
+from stssad_fast.augment import Augmentation, CutDiff, CutOut, CutPaste, Rotation
 from stssad_fast.datasets import Images, Pictures, as_pictures, as_train_test, mean_and_std
 from stssad_fast.detectors import MIN_IMAGE_SIZE, ResNetDetector
+from stssad_fast.devices import find_device
 from stssad_fast.errors import InputError
 from stssad_fast.tuning import selection
 from stssad_fast.tuning.density import GaussianDensity
 from stssad_fast.tuning.tuner import Strategy, TunerConfig
 
-AUGMENTATIONS: dict[str, type[Augmentation]] = {"cutdiff": CutDiff, "rotation": Rotation}
+AUGMENTATIONS: dict[str, type[Augmentation]] = {
+    "cutdiff": CutDiff,
+    "cutout": CutOut,
+    "cutpaste": CutPaste,
+    "rotation": Rotation,
+}
 FORMAT = 1
 
 
@@ -44,7 +50,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
 
     Args:
         augmentation: ``"cutdiff"`` (a soft elliptical patch: defects), ``"rotation"`` (semantic
-            anomalies), or an :class:`stssad_fast.augment.Augmentation` of your own.
+            anomalies), or an :class:`stssad_fast.augment.Augmentation` of your own; for the random
+            strategies also ``"cutout"`` and ``"cutpaste"``, which have no gradient.
         starts: constructor arguments of the augmentation, one dict per start. Default: the
             paper's four (size 1e-4 to 1e-1; angle 45 to 315 degrees).
         strategy: ``"second_order"``: exact hypergradient; ``"first_order"``: without its second
@@ -240,7 +247,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         seed = selection.saved_seed(path) if path and resume and self.random_state is None else None
         if seed is None:
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        device = _device(self.device)
+        device = find_device(self.device)
         starts = self._starts()
         places = [start.describe() for start in starts]
         self.image_shape_ = tuple(train.shape[1:])
@@ -299,7 +306,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 "compares all pairs of pictures; set validation to 'batch'"
             )
         self._starts()
-        self._config().check(_device(self.device))
+        self._config().check(find_device(self.device))
 
     def fit_predict(self, train_images: Images, test_images: Images, **kwargs: Any) -> NDArray[Any]:
         """:meth:`fit`, then :meth:`predict` for the test pictures."""
@@ -374,7 +381,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
             InputError: the file is missing, damaged, or of another format.
         """
         tensors, values = checkpoint.load(Path(path))
-        place = _device(device)
+        place = find_device(device)
         try:
             if values["format"] != FORMAT:
                 raise KeyError("format")
@@ -434,7 +441,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
                     "starts belong to a named augmentation; a module of your own starts where its "
                     "hyperparameters are. Leave starts at None"
                 )
-            if self.strategy.endswith("order") and not list(self.augmentation.parameters()):
+            if not self._can_move(self.augmentation):
                 raise InputError(
                     f"{type(self.augmentation).__name__} has no parameters to tune; give it "
                     "torch.nn.Parameters, or choose a strategy without tuning"
@@ -453,21 +460,21 @@ class STSSAD(OutlierMixin, BaseEstimator):
             starts = starts[:1]
         extra = {"parametrization": self.parametrization} if kind is CutDiff else {}
         try:
-            return [kind(**start, **extra) for start in starts]
+            made = [kind(**start, **extra) for start in starts]
         except (TypeError, ValueError) as error:
             raise InputError(f"starts does not fit {self.augmentation}: {error}") from error
+        if not self._can_move(made[0]):
+            raise InputError(
+                f"{self.augmentation} has no gradient, and strategy is {self.strategy!r}; choose "
+                "'random_dynamic' or 'random_static', or augmentation 'cutdiff'"
+            )
+        return made
+
+    def _can_move(self, augmentation: Augmentation) -> bool:
+        """Whether the strategy needs no gradient, or there is something that takes one."""
+        tunes = self.strategy.endswith("order")
+        return not tunes or any(value.requires_grad for value in augmentation.parameters())
 
 
 def _at(pictures: Pictures, device: torch.device) -> Pictures:
     return pictures.to(device) if isinstance(pictures, Tensor) else pictures
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used: {error}") from error
-    return device

@@ -228,7 +228,7 @@ def test_wrong_pictures_after_fit(fitted):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"augmentation": "blur"}, "augmentation is 'blur'; choose one of cutdiff, rotation"),
+        ({"augmentation": "blur"}, "augmentation is 'blur'; choose one of cutdiff, cutout"),
         ({"starts": []}, "starts is empty"),
         ({"starts": [{"angel": 3.0}]}, "angel"),
         ({"starts": [{"size": -1.0}]}, "size has values that are not positive"),

@@ -1,0 +1,21 @@
+"""Where to compute."""
+
+import torch
+
+from stssad_fast.errors import InputError
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of this name; ``"auto"`` is a GPU if there is one.
+
+    Raises:
+        InputError: there is no such device, or it cannot be used.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used: {error}") from error
+    return device

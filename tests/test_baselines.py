@@ -1,0 +1,195 @@
+"""AutoEncoder and DeepSVDD: what they learn, scikit-learn's conventions, what they refuse."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
+
+from stssad_fast import InputError
+from stssad_fast.baselines import AutoEncoder, DeepSVDD
+from stssad_fast.datasets import load_digits
+
+TRAINED = {"AutoEncoder": AutoEncoder, "DeepSVDD": DeepSVDD}
+PARAMS = {"width": 2, "hidden": 8, "epochs": 2, "batch_size": 4, "random_state": 0, "device": "cpu"}
+
+
+def draw(count, seed, channels=1, height=16, width=16):
+    generator = torch.Generator().manual_seed(seed)
+    size = count, channels, height, width
+    return torch.randint(256, size, generator=generator, dtype=torch.uint8)
+
+
+TRAIN, TEST = draw(9, 0), draw(6, 1)
+
+
+@pytest.fixture(params=TRAINED)
+def make(request):
+    """``make(**changes)``: an estimator with small parameters."""
+    return lambda **changes: TRAINED[request.param](**{**PARAMS, **changes})
+
+
+@pytest.fixture
+def fitted(make):
+    return make().fit(TRAIN)
+
+
+def test_finds_other_digits(make):
+    digits = load_digits(0, 1)
+    model = make(width=4, hidden=32, epochs=10, batch_size=16, learning_rate=1e-3)
+    model.fit(digits.train_images)
+    scores = model.anomaly_scores(digits.test_images)
+    assert roc_auc_score(digits.test_labels, scores) > 0.98
+    predicted = model.predict(digits.test_images)
+    assert (predicted[digits.test_labels == 1] == -1).mean() > 0.9
+    assert (predicted[digits.test_labels == 0] == 1).mean() > 0.7
+
+
+def test_training_makes_the_scores_of_the_training_pictures_small(make):
+    images = load_digits(0, 1).train_images[:32]
+    less, more = (
+        make(epochs=n, width=4, batch_size=8, learning_rate=1e-3)
+        .fit(images)
+        .anomaly_scores(images)
+        .mean()
+        for n in (1, 20)
+    )
+    assert more < 0.8 * less
+
+
+def test_the_centre_is_where_training_began():
+    model = DeepSVDD(**PARAMS).fit(TRAIN)
+    assert (model.network_.center.abs() >= 0.1 - 1e-7).all()
+    longer = DeepSVDD(**{**PARAMS, "epochs": 5}).fit(TRAIN)
+    assert torch.equal(longer.network_.center, model.network_.center)
+    assert not torch.equal(longer.network_.layers[-1].weight, model.network_.layers[-1].weight)
+
+
+def test_scores_and_predictions_agree(fitted):
+    scores = fitted.anomaly_scores(TEST)
+    assert scores.shape == (6,)
+    assert scores.dtype == np.float64
+    assert (scores >= 0).all()
+    np.testing.assert_array_equal(fitted.score_samples(TEST), -scores)
+    np.testing.assert_array_equal(fitted.decision_function(TEST), fitted.threshold_ - scores)
+    expected = np.where(scores > fitted.threshold_, -1, 1)
+    np.testing.assert_array_equal(fitted.predict(TEST), expected)
+    assert fitted.threshold_ == np.quantile(fitted.anomaly_scores(TRAIN), 0.95)
+
+
+def test_scores_of_a_picture_do_not_depend_on_the_others(fitted):
+    alone = np.concatenate([fitted.anomaly_scores(TEST[i : i + 1]) for i in range(6)])
+    np.testing.assert_allclose(alone, fitted.anomaly_scores(TEST), rtol=1e-5)
+
+
+def test_one_seed_gives_one_result_and_global_generators_are_left_alone(make, fitted):
+    torch.manual_seed(123)
+    np.random.seed(123)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    again = make().fit(TRAIN)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
+    np.testing.assert_array_equal(again.anomaly_scores(TEST), fitted.anomaly_scores(TEST))
+    other = make(random_state=1).fit(TRAIN)
+    assert (other.anomaly_scores(TEST) != fitted.anomaly_scores(TEST)).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 17, 23), (3, 16, 16), (3, 33, 18)])
+def test_odd_sizes_and_colours(make, shape):
+    model = make(epochs=1).fit(draw(5, 0, *shape))
+    assert np.isfinite(model.anomaly_scores(draw(3, 1, *shape))).all()
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_pictures_that_are_all_the_same(make, value):
+    images = np.full((5, 16, 16), value, np.uint8)
+    assert np.isfinite(make().fit(images).anomaly_scores(images)).all()
+
+
+def test_a_single_picture_left_over_is_left_for_the_next_epoch(make):
+    # Batch norm of the autoencoder's 1 x 1 features cannot train on one picture.
+    for count in (2, 3, 5):
+        assert make(batch_size=2).fit(draw(count, 0))
+
+
+class Rows:
+    """Pictures that do not lie in memory."""
+
+    def __init__(self, images):
+        self.images, self.shape = images, images.shape
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, rows):
+        return self.images[rows]
+
+
+def test_every_kind_of_picture_gives_the_same_scores(make, fitted):
+    expected = fitted.anomaly_scores(TEST)
+    for train, test in (
+        (TRAIN.numpy()[:, 0], TEST.numpy()[:, 0]),
+        (Rows(TRAIN.numpy()), Rows(TEST.numpy())),
+    ):
+        np.testing.assert_array_equal(make().fit(train).anomaly_scores(test), expected)
+
+
+def test_callback(make):
+    seen = []
+    make(epochs=3).fit(TRAIN, callback=lambda *progress: seen.append(progress))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_clone_and_parameters(make, fitted):
+    other = clone(fitted)
+    assert other.get_params() == fitted.get_params()
+    assert not hasattr(other, "network_")
+    for call in (other.anomaly_scores, other.score_samples, other.predict):
+        with pytest.raises(NotFittedError):
+            call(TEST)
+    np.testing.assert_array_equal(make().fit_predict(TRAIN), fitted.predict(TRAIN))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (TRAIN[:1], "train_images holds 1 picture"),
+        (TRAIN / 255 * torch.nan, "NaN"),
+        (TRAIN / 1.0, "ranges from"),
+        (TRAIN[:, :, :15], "15 x 16 pixels; both sides need at least 16"),
+        (None, "NoneType"),
+    ],
+)
+def test_wrong_pictures(make, images, words):
+    with pytest.raises(InputError, match=words):
+        make().fit(images)
+
+
+def test_wrong_pictures_after_fit(fitted):
+    for images in (draw(2, 0, 3), draw(2, 0, 1, 20)):
+        with pytest.raises(InputError, match="fitted on"):
+            fitted.predict(images)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 0},
+        {"hidden": 0},
+        {"epochs": 0},
+        {"batch_size": 1},
+        {"learning_rate": -1.0},
+        {"device": "abacus"},
+    ],
+    ids=str,
+)
+def test_wrong_parameters(make, changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        make(**changes).fit(TRAIN)
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_divergence_is_one_clear_sentence(make, epochs):
+    with pytest.raises(InputError, match=r"diverged.*lower learning_rate"):
+        make(learning_rate=1e30, epochs=epochs).fit(TRAIN)
