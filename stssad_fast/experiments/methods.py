@@ -1,6 +1,7 @@
 """The columns of the paper's tables: what is fitted in one job, and what it leaves."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -8,8 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from stssad_fast.baselines import AutoEncoder, DeepSVDD, FrozenFeatures
+from stssad_fast.detectors.pretrained import efficientnet_lite0
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import AUGMENTATIONS, STSSAD
 from stssad_fast.experiments import problems
@@ -56,6 +59,10 @@ METHODS: dict[str, Method] = {
 }
 
 
+BACKBONES: dict[str, Callable[[], nn.Module]] = {"efficientnet_lite0": efficientnet_lite0}
+"""Pretrained networks by the name that a job's configuration holds."""
+
+
 def starts(parameters: Mapping[str, Any]) -> list[dict[str, float]]:
     """Starting points of a tuned method."""
     given = parameters.get("starts")
@@ -99,7 +106,7 @@ def _auc(problem: Problem, name: str, scores: NDArray[np.float64]) -> float:
 def _scores(
     config: Mapping[str, Any], method: Method, problem: Problem
 ) -> dict[str, NDArray[np.float64]]:
-    parameters, seed = dict(config["parameters"]), config["seed"]
+    parameters, seed = _resolved(config, problem), config["seed"]
     model: Any
     if method.kind == "random":
         # One iteration, so that the steps of training are as many and no validation loss, which
@@ -109,9 +116,7 @@ def _scores(
         model = STSSAD(**parameters, warm_up=steps - 1, iterations=1, random_state=seed)
         model.fit(problem.train, problem.train)
     elif method.kind == "frozen":
-        from stssad_fast.detectors.pretrained import efficientnet_lite0
-
-        model = FrozenFeatures(efficientnet_lite0()).fit(problem.train)
+        model = FrozenFeatures(**parameters).fit(problem.train)
     else:
         kind = {"autoencoder": AutoEncoder, "deep_svdd": DeepSVDD}[method.kind]
         model = kind(**parameters, random_state=seed).fit(problem.train)
@@ -121,9 +126,7 @@ def _scores(
 def _tuned(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Arrays]:
     (name,) = config["tests"]
     test = problem.tests[name]
-    parameters = {**config["parameters"], "starts": [config["start"]]}
-    if backbone := parameters.pop("backbone", None):
-        parameters["backbone"] = BACKBONES[backbone]()
+    parameters = {**_resolved(config, problem), "starts": [config["start"]]}
     model = STSSAD(**parameters, random_state=config["seed"])
     try:
         model.fit(problem.train, test.images)
@@ -149,11 +152,11 @@ def _tuned(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Arrays]
     }
 
 
-def _efficientnet() -> torch.nn.Module:
-    from stssad_fast.detectors.pretrained import efficientnet_lite0
-
-    return efficientnet_lite0()
-
-
-BACKBONES = {"efficientnet_lite0": _efficientnet}
-"""Pretrained networks by the name that a job's configuration holds."""
+def _resolved(config: Mapping[str, Any], problem: Problem) -> dict[str, Any]:
+    """Parameters as the estimator takes them: a network for its name, steps for epochs."""
+    parameters = dict(config["parameters"])
+    if name := parameters.pop("backbone", None):
+        parameters["backbone"] = BACKBONES[name]()
+    if epochs := parameters.pop("warm_up_epochs", None):
+        parameters["warm_up"] = epochs * math.ceil(len(problem.train) / parameters["batch_size"])
+    return parameters

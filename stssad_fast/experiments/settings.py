@@ -1,0 +1,91 @@
+"""What the methods of an experiment share: their settings, small ones and the paper's."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stssad_fast.errors import InputError
+
+Settings = Mapping[str, Any]
+
+# All that a result depends on is written out, so that the key of a job does not change when a
+# default of the estimators does.
+_DETECTOR: dict[str, Any] = {
+    "depth": 10,
+    "width": 8,
+    "batch_size": 32,
+    "warm_up": 60,
+    "iterations": 120,
+    "updates": 3,
+    "learning_rate": 0.02,
+    "momentum": 0.9,
+    "label_smoothing": 0.0,
+    "unit_embedding": True,
+}
+_TUNING: dict[str, Any] = {
+    "hyper_optimizer": "adam",
+    "hyper_learning_rate": 0.05,
+    "hyper_schedule": "constant",
+    "parametrization": "log",
+    "validation_norm": "joint",
+    "smoothing": 0.9,
+}
+_BASELINE: dict[str, Any] = {"width": 8, "epochs": 60, "batch_size": 32}
+
+# Appendix C.2. Warm-up there is in epochs, which the plan turns into steps. The paper prints no
+# step size for the augmentation.
+_PAPER = {
+    "depth": 18,
+    "width": 64,
+    "parametrization": "cholesky",
+    "hyper_optimizer": "sgd",
+}
+_PAPER_DEFECTS = {"batch_size": 32, "warm_up_epochs": 20, "updates": 1, "iterations": 500}
+_PAPER_SEMANTIC = {"batch_size": 256, "warm_up_epochs": 40, "updates": 5, "iterations": 100}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "defects": {"small": {}, "paper": {**_PAPER, **_PAPER_DEFECTS}},
+    "demonstrative": {"small": {}, "paper": {**_PAPER, **_PAPER_DEFECTS}},
+    "semantic": {"small": {"width": 4}, "paper": {**_PAPER, **_PAPER_SEMANTIC}},
+}
+"""By experiment: "small", for a CPU, and "paper"."""
+
+AUGMENTATION = {"defects": "cutdiff", "demonstrative": "cutdiff", "semantic": "rotation"}
+
+
+def parameters(
+    experiment: str, preset: str, given: Settings, backbone: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Parameters by kind of method, for :func:`plans.plan`.
+
+    Args:
+        experiment: name of a preset's group.
+        preset: "small" or "paper".
+        given: parameters of :class:`STSSAD` that replace those of the preset.
+        backbone: name of a pretrained network (:data:`methods.BACKBONES`) that takes the place of
+            the ResNet.
+
+    Raises:
+        InputError: a parameter is not one that experiments set.
+    """
+    known = {*_DETECTOR, *_TUNING, "warm_up_epochs", "starts"}
+    if unknown := sorted(set(given) - known):
+        raise InputError(
+            f"experiments do not set {unknown[0]}; expected one of {', '.join(sorted(known))}"
+        )
+    merged = {**_DETECTOR, **_TUNING, **PRESETS[experiment][preset], **given}
+    if "warm_up" in given:
+        merged.pop("warm_up_epochs", None)
+    detector = {k: v for k, v in merged.items() if k in _DETECTOR or k == "warm_up_epochs"}
+    tuning = {k: v for k, v in merged.items() if k in _TUNING or k == "starts"}
+    if backbone is not None:
+        for name in ("depth", "width"):
+            del detector[name]
+        detector["backbone"] = backbone
+    baseline = {**_BASELINE, "width": merged["width"]}
+    return {
+        "tuned": {**detector, **tuning, "augmentation": AUGMENTATION[experiment]},
+        "random": detector,
+        "autoencoder": baseline,
+        "deep_svdd": baseline,
+        "frozen": {"backbone": backbone or "efficientnet_lite0"},
+    }
