@@ -18,7 +18,7 @@ from stssad_fast.experiments.cluster import Cluster
 from stssad_fast.experiments.jobs import Executor, Job, Work
 from stssad_fast.experiments.local import Local
 from stssad_fast.experiments.runner import check, run
-from stssad_fast.experiments.store import Planned, Record, Store, time_to_go
+from stssad_fast.experiments.store import Planned, Store, time_to_go
 from stssad_fast.report.wording import duration
 
 app = typer.Typer(
@@ -158,7 +158,8 @@ def status(
         console.print(f"{others} more done that the present plan leaves out.")
     for job in jobs:
         if job.key in store.failed:
-            console.print(Text(f"Failed: {_failure(store.failed[job.key])}"), soft_wrap=True)
+            reason = store.failed[job.key].reason
+            console.print(Text(f"Failed: {job.label}: {reason}"), soft_wrap=True)
 
 
 def _row(jobs: Sequence[Planned], store: Store, workers: int | None) -> list[str]:
@@ -166,13 +167,10 @@ def _row(jobs: Sequence[Planned], store: Store, workers: int | None) -> list[str
     failed = [job for job in jobs if job.key in store.failed]
     left = [job for job in jobs if job.key not in store.done and job.key not in store.failed]
     records = [(store.done | store.failed)[job.key] for job in (*done, *failed)]
-    to_go = None
-    if workers is not None:
-        to_go = time_to_go([(job.group, 0.0) for job in left], store.done.values(), workers)
-    spent = duration(sum(record.seconds for record in records))
     counts = [str(len(each)) for each in (done, failed, left)]
-    return [*counts, spent, "?" if to_go is None else duration(to_go) if left else ""]
-
-
-def _failure(record: Record) -> str:
-    return f"{record.label}: {record.reason}"
+    spent = duration(sum(record.seconds for record in records))
+    if not left:
+        return [*counts, spent, ""]
+    groups = [(job.group, 0.0) for job in left]
+    to_go = workers and time_to_go(groups, store.done.values(), workers)
+    return [*counts, spent, "?" if to_go is None else duration(to_go)]

@@ -4,6 +4,7 @@ import os
 import signal
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,7 @@ def plan(folder, deeds, seconds=0.0):
 
 def begun(folder):
     """How often each job has begun, by its index."""
-    names = [path.name for path in Path(folder).iterdir()]
-    return {i: sum(n.startswith(f"{i}-") for n in names) for i in range(len(names))}
+    return Counter(int(path.name.partition("-")[0]) for path in Path(folder).iterdir())
 
 
 def work(config, sources):
