@@ -1,4 +1,4 @@
-"""The command line: tune, score, demo, info."""
+"""The command line: tune, score, demo, experiment, info."""
 
 import contextlib
 import os
@@ -9,24 +9,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from stssad_fast.checkpoint import replacing
 from stssad_fast.cli import demo as demos
+from stssad_fast.cli import experiment
 from stssad_fast.cli import info as infos
 from stssad_fast.cli import score as scoring
 from stssad_fast.cli import tune as tuning
-from stssad_fast.cli.console import counting, summary
+from stssad_fast.cli.console import STOPPED, Quiet, counting, summary
+from stssad_fast.cli.console import terminal as _console
 from stssad_fast.cli.runs import REPORT, Run, Settings
 from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import AUGMENTATIONS
 from stssad_fast.report.page import versions
 
-BAD_INPUT, STOPPED = 2, 130
+BAD_INPUT = 2
 
 
 class _Commands(TyperGroup):
@@ -64,6 +65,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(experiment.app, name="experiment")
 
 
 def _option(help: str, default: object) -> Any:
@@ -76,7 +78,6 @@ def _parameter(name: str, help: str) -> Any:
 
 
 OnError = Literal["raise", "skip"]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Device = Annotated[str | None, _option("auto (a GPU if there is one), cpu, cuda, cuda:1.", "auto")]
 
 
@@ -269,10 +270,6 @@ def _stopped(run: Run) -> str:
         return "Stopped before the run began."
     command = shlex.join(["stssad-fast", "tune", "--out", str(run.folder), "--resume"])
     return f"Stopped; what was done is kept. To go on, to the same result: {command}"
-
-
-def _console(stderr: bool = False, quiet: bool = False) -> Console:
-    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False)
 
 
 @app.command(

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+import typer
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
@@ -19,7 +20,15 @@ from stssad_fast.tuning import selection
 
 REFRESH = 0.2  # seconds between two pictures of a terminal
 LINE_EVERY = 5.0  # seconds between two lines where there is no terminal
+STOPPED = 130  # exit code after Ctrl-C
 TUNING_STEP_COST = 4.0  # in warm-up steps, until it has been measured
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+
+def terminal(stderr: bool = False, quiet: bool = False) -> Console:
+    """Where to print: nothing that is printed is taken for markup."""
+    return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False)
 
 
 class TuningDisplay:

@@ -6,11 +6,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -61,10 +62,34 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the latest run was to do, and with how many jobs side by side."""
+    """What the latest run was to do, and with how many jobs side by side, None if nobody knew."""
 
     jobs: list[Planned] = field(default_factory=list)
-    workers: int = 1
+    workers: int | None = None
+
+
+def time_to_go(
+    left: Iterable[tuple[str, float]], done: Iterable[Record], workers: int
+) -> float | None:
+    """Seconds until jobs are done that take as long as those of their group that are.
+
+    Args:
+        left: group of each job that is not done, and the seconds that it has been running.
+        done: in a group without any, a job takes the mean of all.
+        workers: jobs side by side.
+
+    Returns:
+        None if it cannot be told, as nothing is done.
+    """
+    seconds: dict[str, list[float]] = {}
+    for record in done:
+        seconds.setdefault(record.group, []).append(record.seconds)
+    if not seconds:
+        return None
+    means = {group: fmean(each) for group, each in seconds.items()}
+    overall = fmean(second for each in seconds.values() for second in each)
+    rests = [max(0.0, means.get(group, overall) - running) for group, running in left]
+    return max(sum(rests) / workers, *rests, 0.0)
 
 
 class Store:
@@ -181,7 +206,7 @@ class Store:
                 "again to make it anew"
             ) from error
 
-    def write_plan(self, jobs: Sequence[Job], workers: int) -> None:
+    def write_plan(self, jobs: Sequence[Job], workers: int | None) -> None:
         """Write plan.json, from which others learn what is left."""
         named = [Planned(job.key, job.label, job.group) for job in jobs]
         write_text(self.folder / PLAN, json.dumps(asdict(Plan(named, workers)), indent=1) + "\n")
@@ -196,7 +221,7 @@ class Store:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             return Plan([Planned(**job) for job in values["jobs"]], values["workers"])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return Plan()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -223,7 +248,7 @@ class Store:
         path = self.folder / JOBS
         try:
             lines = path.read_bytes().split(b"\n")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
