@@ -111,7 +111,7 @@ def collect(case: ReportCase) -> Facts:
         "augmented": estimator.embed(augmented),
         "test": estimator.embed(case.test_images[point_index]),
     }
-    points, explained = _project(embeddings)
+    points, explained = project(embeddings)
     return Facts(
         case=case,
         starts=starts,
@@ -187,7 +187,7 @@ def _sample(count: int, at_most: int, rng: np.random.Generator) -> Array:
     return rng.permutation(count)[:at_most]
 
 
-def _project(embeddings: dict[str, Array]) -> tuple[dict[str, Array], tuple[float, float]]:
+def project(embeddings: dict[str, Array]) -> tuple[dict[str, Array], tuple[float, float]]:
     """The two directions of largest variance of all rows together, and their shares of it."""
     stack = np.concatenate([np.asarray(rows, dtype=float) for rows in embeddings.values()])
     stack = stack.reshape(len(stack), -1)

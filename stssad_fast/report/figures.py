@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 from markupsafe import Markup
@@ -93,6 +95,14 @@ def embeddings(facts: Facts, salt: str) -> Markup:
     else:
         anomalous = facts.labels[facts.point_index] == 1
         groups += [("test", test[~anomalous], "D", 3.0), ("anomaly", test[anomalous], "^", 4.0)]
+    scatter(axes, groups, facts.explained)
+    return to_svg(figure, "Embeddings of train, augmented and test pictures", salt)
+
+
+def scatter(
+    axes: Axes, groups: Sequence[tuple[str, Array, str, float]], explained: tuple[float, float]
+) -> None:
+    """Draw groups of projected embeddings: (colour role, (n, 2) points, marker, size in points)."""
     crowd = sum(len(points) for _, points, _, _ in groups)
     for role, points, marker, size in groups:
         axes.plot(
@@ -103,12 +113,11 @@ def embeddings(facts: Facts, salt: str) -> Markup:
             alpha=0.8 if crowd < 300 else 0.65,
             mew=0,
         )
-    for axis, share, which in zip((axes.xaxis, axes.yaxis), facts.explained, "12", strict=True):
+    for axis, share, which in zip((axes.xaxis, axes.yaxis), explained, "12", strict=True):
         axis.set_ticklabels([])
         axis.set_label_text(f"component {which} ({share:.0%} of the variance)")
     axes.tick_params(length=0)
     axes.grid(visible=False)
-    return to_svg(figure, "Embeddings of train, augmented and test pictures", salt)
 
 
 @matplotlib.rc_context(STYLE)

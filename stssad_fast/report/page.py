@@ -66,7 +66,7 @@ def write_combined(path: str | Path, cases: Sequence[ReportCase], title: str) ->
         raise ValueError("a report needs at least one case")
     anchors = [f"case-{number}" for number in range(1, len(cases) + 1)]
     html = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             title=title,
@@ -89,7 +89,7 @@ def render_case(case: ReportCase, anchor: str = "case-1") -> Markup:
     names = facts.hyperparameters
     bars, beyond = figures.histogram(facts, f"{anchor}-histogram")
     html = (
-        _environment()
+        environment()
         .get_template("case.html.j2")
         .render(
             anchor=anchor,
@@ -158,7 +158,8 @@ def _verdict(facts: Facts) -> str:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates beside this module, with the formats of numbers as filters."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
