@@ -1,0 +1,253 @@
+"""The commands ``experiment NAME``: what is asked for becomes a plan, and its run a page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from stssad_fast.cli.console import Quiet, terminal
+from stssad_fast.cli.experiment import (
+    CpusPerJob,
+    GpusPerJob,
+    Jobs,
+    Out,
+    RayAddress,
+    Seeds,
+    app,
+    run_plan,
+)
+from stssad_fast.cli.tune import assigned
+from stssad_fast.errors import InputError
+from stssad_fast.experiments import methods, plans, settings
+from stssad_fast.experiments.gallery import gallery as draw_gallery
+from stssad_fast.experiments.gallery import gallery_picture
+from stssad_fast.experiments.lemma import loss_grid
+from stssad_fast.report import results
+from stssad_fast.report.experiment import ExperimentPage
+from stssad_fast.report.results import command
+
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Columns, separated by commas, of {', '.join(methods.METHODS)}.",
+        show_default="those of the paper's table",
+    ),
+]
+Tasks = Annotated[
+    str | None,
+    typer.Option(help="Rows to do, separated by commas, as the table names them. Default: all."),
+]
+Preset = Annotated[
+    Literal["small", "paper"],
+    typer.Option(help="Sizes of network and training: for a CPU, or the paper's (Appendix C)."),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A pretrained network in place of the ResNet: {', '.join(methods.BACKBONES)}; needs "
+        "the extra stssad-fast[pretrained]."
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A parameter of STSSAD, in JSON, for all methods that have it; may be repeated.",
+    ),
+]
+Selection = Annotated[
+    Literal["score_shift", "score_variance"],
+    typer.Option(help="Which start is kept; changes the tables, no job."),
+]
+
+
+@app.command(
+    epilog="""Examples:
+
+```
+stssad-fast experiment defects --data mvtec --out runs/defects
+stssad-fast experiment defects --data mvtec/cable --methods RD-CD,ST-SSAD --seeds 3 --out runs/cable
+stssad-fast experiment defects --data mvtec --preset paper --image-size 256 --channels 3 \\
+    --ray auto --gpus-per-job 0.25 --out runs/paper
+```
+"""
+)
+def defects(
+    data: Annotated[
+        Path, typer.Option(help="A category in MVTec AD's layout, or a folder of several.")
+    ],
+    out: Out,
+    methods: Methods = None,
+    tasks: Tasks = None,
+    seeds: Seeds = 5,
+    preset: Preset = "small",
+    image_size: Annotated[int, typer.Option(help="Side in pixels.", min=16)] = 64,
+    channels: Annotated[int, typer.Option(help="1: grey; 3: RGB.", min=1, max=3)] = 1,
+    backbone: Backbone = None,
+    assignments: Assignments = None,
+    selection: Selection = "score_shift",
+    jobs: Jobs = None,
+    ray: RayAddress = None,
+    gpus_per_job: GpusPerJob = 0.0,
+    cpus_per_job: CpusPerJob = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Table 1: defects of surfaces and objects, tuned with CutDiff.
+
+    Every subfolder of test/ but good is a task. AUC of every method over the seeds, with p-values.
+    """
+    if channels == 2:
+        raise InputError("--channels is 2, expected 1 or 3")
+    run = results.Run("defects", out, selection, Path(data).name)
+    parts = plans.defects(data, image_size, channels)
+    shared = _parameters(run.name, preset, assignments, backbone)
+    planned = plans.plan(parts, _names(methods, plans.DEFECTS), range(seeds), shared, _list(tasks))
+    _run(run, planned, jobs, ray, gpus_per_job, cpus_per_job, quiet)
+
+
+@app.command(
+    epilog="""Examples:
+
+```
+stssad-fast experiment semantic --out runs/digits
+stssad-fast experiment semantic --data svhn --preset paper --image-size 32 --out runs/svhn
+stssad-fast experiment semantic --data fashion.npz --normal 2,6 --image-size 28 --out runs/fashion
+```
+"""
+)
+def semantic(
+    out: Out,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Folder with the files of MNIST, Fashion-MNIST, SVHN or CIFAR-10, an .npz file "
+            "with train_images, train_labels, test_images and test_labels, or digits: the small "
+            "ones that come with scikit-learn."
+        ),
+    ] = "digits",
+    normal: Annotated[
+        str, typer.Option(help="Classes that are normal, each in tasks of its own.")
+    ] = "2,6",
+    methods: Methods = None,
+    tasks: Tasks = None,
+    seeds: Seeds = 5,
+    preset: Preset = "small",
+    image_size: Annotated[int, typer.Option(help="Side in pixels.", min=16)] = 16,
+    train_limit: Annotated[int, typer.Option(help="Training pictures, at most.", min=2)] = 500,
+    test_limit: Annotated[int, typer.Option(help="Test pictures of a class.", min=2)] = 200,
+    assignments: Assignments = None,
+    selection: Selection = "score_shift",
+    jobs: Jobs = None,
+    ray: RayAddress = None,
+    gpus_per_job: GpusPerJob = 0.0,
+    cpus_per_job: CpusPerJob = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Table 2: one class is normal, another one anomalous; tuned with a rotation."""
+    try:
+        classes = [int(text) for text in normal.split(",")]
+    except ValueError as error:
+        raise InputError(f"--normal is {normal!r}, expected class numbers like 2,6") from error
+    run = results.Run("semantic", out, selection, Path(data).stem)
+    parts = plans.semantic(data, classes, image_size, train_limit, test_limit)
+    shared = _parameters(run.name, preset, assignments)
+    planned = plans.plan(parts, _names(methods, plans.SEMANTIC), range(seeds), shared, _list(tasks))
+    _run(run, planned, jobs, ray, gpus_per_job, cpus_per_job, quiet)
+
+
+@app.command(
+    epilog="""Examples:
+
+```
+stssad-fast experiment demonstrative --out runs/made
+stssad-fast experiment demonstrative --data mvtec/carpet --image-size 256 --preset paper \\
+    --out runs/carpet
+```
+"""
+)
+def demonstrative(
+    out: Out,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A category in MVTec AD's layout, whose good pictures are used, or a surface that "
+            "comes with scikit-image: brick, grass, gravel."
+        ),
+    ] = "gravel",
+    tasks: Tasks = None,
+    seeds: Seeds = 5,
+    preset: Preset = "small",
+    image_size: Annotated[int, typer.Option(help="Side in pixels.", min=16)] = 64,
+    train_limit: Annotated[int, typer.Option(help="Training pictures, at most.", min=2)] = 400,
+    test_limit: Annotated[
+        int, typer.Option(help="Test pictures, good ones and as many anomalous.", min=2)
+    ] = 100,
+    assignments: Assignments = None,
+    selection: Selection = "score_shift",
+    jobs: Jobs = None,
+    ray: RayAddress = None,
+    gpus_per_job: GpusPerJob = 0.0,
+    cpus_per_job: CpusPerJob = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Fig. 3: CutDiff makes 25 kinds of anomalies, and its size and aspect are to be found."""
+    run = results.Run("demonstrative", out, selection, Path(data).name)
+    parts = plans.demonstrative(data, image_size, train_limit, test_limit)
+    shared = _parameters(run.name, preset, assignments)
+    planned = plans.plan(parts, [methods.OURS], range(seeds), shared, _list(tasks))
+    _run(run, planned, jobs, ray, gpus_per_job, cpus_per_job, quiet)
+
+
+@app.command(epilog="Example: `stssad-fast experiment lemma --out runs/lemma`")
+def lemma(out: Out, points: Annotated[int, typer.Option(min=5, max=401)] = 41) -> None:
+    """Fig. 7: the validation loss of four points, least where the sets are aligned."""
+    figure, sentence = results.lemma_plot(loss_grid(points))
+    _page(out, ExperimentPage("The validation loss on four points", command(), 1), [figure])
+    terminal().print(sentence, soft_wrap=True)
+
+
+@app.command(
+    epilog="""Examples:
+
+```
+stssad-fast experiment gallery --out runs/gallery
+stssad-fast experiment gallery --image tile.png --runs runs/defects --runs runs/digits \\
+    --out runs/gallery
+```
+"""
+)
+def gallery(
+    out: Out,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture. Default: gravel, from scikit-image.")
+    ] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option(help="Runs of defects or semantic, for the augmentations that they learned."),
+    ] = None,
+) -> None:
+    """Fig. 5, 6, 8: CutPaste, CutOut and CutDiff over sizes, and what runs have learned."""
+    figures = [results.gallery_plot(draw_gallery(gallery_picture(image)))]
+    for folder in runs or []:
+        figures += results.learned_plots(folder)
+    _page(out, ExperimentPage("Augmentations", command(), 1), figures)
+
+
+def _parameters(
+    name: str, preset: str, assignments: Sequence[str] | None, backbone: str | None = None
+) -> dict[str, dict[str, Any]]:
+    if backbone is not None and backbone not in methods.BACKBONES:
+        raise InputError(
+            f"--backbone is {backbone}, expected one of {', '.join(methods.BACKBONES)}"
+        )
+    return settings.parameters(name, preset, assigned(assignments or [], {}), backbone)
+
+
+def _names(given: str | None, default: Sequence[str]) -> list[str]:
+    return _list(given) or list(default)
+
+
+def _list(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
