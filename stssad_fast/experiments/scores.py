@@ -83,7 +83,7 @@ class Summary:
         runs: (task, method, seed) to AUC, of the runs there are.
         cells: (task, method) to the cell, for every pair of them.
         means: Method to the mean over the tasks, each task counting the same.
-        comparisons: Every other method to its comparison with ours.
+        comparisons: Every other method to its comparison with ours; empty without ours.
     """
 
     tasks: tuple[str, ...]
@@ -159,7 +159,7 @@ def summarize(
         runs,
         cells,
         {method: _column_mean([cells[task, method] for task in tasks]) for method in methods},
-        {method: compare(runs, ours, method) for method in methods if method != ours},
+        {m: compare(runs, ours, m) for m in methods if m != ours and ours in methods},
     )
 
 

@@ -69,13 +69,18 @@ class ExperimentPage:
         summary = self.summary
         if summary is None or not summary.runs:
             return list(self.figures)
+        compared = (
+            f"The bar is {summary.ours}'s mean on the same task; orange: the method is ahead of "
+            "it. "
+            if summary.comparisons
+            else ""
+        )
         plots = [
             Plot(
                 "auc",
                 "Every task and method",
-                f"AUC on the test pictures: large dots are means over the seeds, small ones single "
-                f"runs. The bar is {summary.ours}'s mean on the same task; orange: the method is "
-                "ahead of it. Dashed: chance.",
+                "AUC on the test pictures: large dots are means over the seeds, small ones single "
+                f"runs. {compared}Dashed: chance.",
                 auc_dots(summary),
             )
         ]

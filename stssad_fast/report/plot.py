@@ -33,6 +33,14 @@ class Plot:
     caption: str
     content: Figure | bytes
 
+    def __post_init__(self) -> None:
+        if isinstance(self.content, Figure):
+            # Each drawing would arrange the figure again, from where the last one left it: the
+            # second one would differ by a rounding.
+            with matplotlib.rc_context(STYLE):
+                self.content.draw_without_rendering()
+            self.content.set_layout_engine("none")
+
     @property
     def wide(self) -> bool:
         """Whether it takes the page's whole width."""

@@ -34,8 +34,8 @@ def auc_dots(summary: Summary) -> Figure:
             row = summary.means if task is None else {m: summary.cells[task, m] for m in methods}
             mean = row[method].mean
             reference = row[summary.ours].mean if summary.ours in row else None
-            runs = [summary.runs.get((task or "", method, seed)) for seed in summary.seeds]
-            values = [auc for auc in runs if auc is not None]
+            keys = [] if task is None else [(task, method, seed) for seed in summary.seeds]
+            values = [summary.runs[key] for key in keys if key in summary.runs]
             role = OURS if own else OTHER
             if not own and mean is not None and reference is not None:
                 role = BETTER if mean > reference else OTHER
@@ -56,13 +56,15 @@ def auc_dots(summary: Summary) -> Figure:
         panels[0].set_yticks(heights, [*tasks, "mean"])
         panels[0].set_ylim(len(tasks) + 1.1, -0.7)
     figure.supxlabel("AUC on the test pictures", fontsize=9, color=ROLES["muted"])
-    handles = [
-        _marker("o", OURS, summary.ours, 5),
-        _marker("|", OURS, f"{summary.ours}, for comparison", 8),
-        _marker("o", OTHER, "method, mean", 5),
-        _marker("o", BETTER, f"mean above {summary.ours}", 5),
-        _marker("o", OTHER, "single runs", 2.6),
-    ]
+    handles = [_marker("o", OTHER, "method, mean", 5), _marker("o", OTHER, "single runs", 2.6)]
+    if summary.comparisons:
+        handles = [
+            _marker("o", OURS, summary.ours, 5),
+            _marker("|", OURS, f"{summary.ours}, for comparison", 8),
+            handles[0],
+            _marker("o", BETTER, f"mean above {summary.ours}", 5),
+            handles[1],
+        ]
     figure.legend(
         handles=handles, loc="outside upper left", ncols=3 if size[0] < 8 else 5, frameon=False
     )

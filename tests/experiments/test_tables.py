@@ -125,6 +125,18 @@ def test_equal_differences_share_their_rank() -> None:
     assert (found.pairs, found.p_value) == (6, pytest.approx(expected))
 
 
+def test_pairs_without_a_difference_take_no_rank() -> None:
+    """Of the ranks 1 to 5, the 3 is against ours: 5 of 2^5 signs are as good or better.
+
+    With the ranks 4 to 8 that three zeros would leave (Pratt), it would be 4 of them.
+    """
+    differences = [0.0, 0.1, 0.2, -0.3, 0.4, 0.5, 0.0, 0.0]
+    scores = [Score("t", OURS, i, 0.5 + d) for i, d in enumerate(differences)]
+    scores += [Score("t", "AE", i, 0.5) for i in range(len(differences))]
+    found = summarize(scores).comparisons["AE"]
+    assert (found.pairs, found.p_value) == (8, pytest.approx(5 / 32))
+
+
 def test_equal_means_are_all_best() -> None:
     scores = [Score("t", OURS, 0, 0.99951), Score("t", "AE", 0, 1.0), Score("t", "FO", 0, 0.9)]
     assert summarize(scores).best("t") == {OURS, "AE"}
