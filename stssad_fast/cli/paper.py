@@ -19,18 +19,20 @@ from stssad_fast.cli.experiment import (
 )
 from stssad_fast.cli.tune import assigned
 from stssad_fast.errors import InputError
-from stssad_fast.experiments import methods, plans, settings
+from stssad_fast.experiments import methods as known
+from stssad_fast.experiments import plans, settings
 from stssad_fast.experiments.gallery import gallery as draw_gallery
 from stssad_fast.experiments.gallery import gallery_picture
 from stssad_fast.experiments.lemma import loss_grid
-from stssad_fast.report import results
-from stssad_fast.report.experiment import ExperimentPage
-from stssad_fast.report.results import command
+from stssad_fast.report.paper_figures import gallery as gallery_figure
+from stssad_fast.report.paper_figures import lemma as lemma_figure
+from stssad_fast.report.plot import Plot
+from stssad_fast.report.results import TABLE, saved_figures, write_figures, write_results
 
 Methods = Annotated[
     str | None,
     typer.Option(
-        help=f"Columns, separated by commas, of {', '.join(methods.METHODS)}.",
+        help=f"Columns, separated by commas, of {', '.join(known.METHODS)}.",
         show_default="those of the paper's table",
     ),
 ]
@@ -45,7 +47,7 @@ Preset = Annotated[
 Backbone = Annotated[
     str | None,
     typer.Option(
-        help=f"A pretrained network in place of the ResNet: {', '.join(methods.BACKBONES)}; needs "
+        help=f"A pretrained network in place of the ResNet: {', '.join(known.BACKBONES)}; needs "
         "the extra stssad-fast[pretrained]."
     ),
 ]
@@ -100,11 +102,20 @@ def defects(
     """
     if channels == 2:
         raise InputError("--channels is 2, expected 1 or 3")
-    run = results.Run("defects", out, selection, Path(data).name)
     parts = plans.defects(data, image_size, channels)
-    shared = _parameters(run.name, preset, assignments, backbone)
+    shared = _parameters("defects", preset, assignments, backbone)
     planned = plans.plan(parts, _names(methods, plans.DEFECTS), range(seeds), shared, _list(tasks))
-    _run(run, planned, jobs, ray, gpus_per_job, cpus_per_job, quiet)
+    store = run_plan(
+        planned,
+        out,
+        known.work,
+        workers=jobs,
+        ray=ray,
+        gpus_per_job=gpus_per_job,
+        cpus_per_job=cpus_per_job,
+        quiet=quiet,
+    )
+    _tell(write_results("defects", out, planned, store, selection), quiet)
 
 
 @app.command(
@@ -150,11 +161,20 @@ def semantic(
         classes = [int(text) for text in normal.split(",")]
     except ValueError as error:
         raise InputError(f"--normal is {normal!r}, expected class numbers like 2,6") from error
-    run = results.Run("semantic", out, selection, Path(data).stem)
     parts = plans.semantic(data, classes, image_size, train_limit, test_limit)
-    shared = _parameters(run.name, preset, assignments)
+    shared = _parameters("semantic", preset, assignments)
     planned = plans.plan(parts, _names(methods, plans.SEMANTIC), range(seeds), shared, _list(tasks))
-    _run(run, planned, jobs, ray, gpus_per_job, cpus_per_job, quiet)
+    store = run_plan(
+        planned,
+        out,
+        known.work,
+        workers=jobs,
+        ray=ray,
+        gpus_per_job=gpus_per_job,
+        cpus_per_job=cpus_per_job,
+        quiet=quiet,
+    )
+    _tell(write_results("semantic", out, planned, store, selection), quiet)
 
 
 @app.command(
@@ -193,19 +213,41 @@ def demonstrative(
     quiet: Quiet = False,
 ) -> None:
     """Fig. 3: CutDiff makes 25 kinds of anomalies, and its size and aspect are to be found."""
-    run = results.Run("demonstrative", out, selection, Path(data).name)
     parts = plans.demonstrative(data, image_size, train_limit, test_limit)
-    shared = _parameters(run.name, preset, assignments)
-    planned = plans.plan(parts, [methods.OURS], range(seeds), shared, _list(tasks))
-    _run(run, planned, jobs, ray, gpus_per_job, cpus_per_job, quiet)
+    shared = _parameters("demonstrative", preset, assignments)
+    planned = plans.plan(parts, [known.OURS], range(seeds), shared, _list(tasks))
+    store = run_plan(
+        planned,
+        out,
+        known.work,
+        workers=jobs,
+        ray=ray,
+        gpus_per_job=gpus_per_job,
+        cpus_per_job=cpus_per_job,
+        quiet=quiet,
+    )
+    _tell(write_results("demonstrative", out, planned, store, selection), quiet)
 
 
 @app.command(epilog="Example: `stssad-fast experiment lemma --out runs/lemma`")
 def lemma(out: Out, points: Annotated[int, typer.Option(min=5, max=401)] = 41) -> None:
     """Fig. 7: the validation loss of four points, least where the sets are aligned."""
-    figure, sentence = results.lemma_plot(loss_grid(points))
-    _page(out, ExperimentPage("The validation loss on four points", command(), 1), [figure])
+    grid = loss_grid(points)
+    u1, u2, least = grid.minimum
+    sentence = (
+        f"L_val is least, {least:.6f}, at u1 = {u1:g}, u2 = {u2:g}; the negative gradient leads "
+        f"towards (0, 0) from {grid.inward:.2%} of the other points."
+    )
+    plot = Plot(
+        "lemma",
+        "L_val of four points",
+        "Z_trn = {0}, Z_aug = {2}, Z_test = {u1, 2 + u2}; arrows: the negative gradient. The sets "
+        "are aligned at (0, 0). At (1, -1) both test points lie halfway, and the gradient is 0.",
+        lemma_figure(grid),
+    )
+    page = write_figures(out, "The validation loss of four points (Fig. 7)", [plot], [sentence])
     terminal().print(sentence, soft_wrap=True)
+    _tell(page)
 
 
 @app.command(
@@ -229,20 +271,29 @@ def gallery(
     ] = None,
 ) -> None:
     """Fig. 5, 6, 8: CutPaste, CutOut and CutDiff over sizes, and what runs have learned."""
-    figures = [results.gallery_plot(draw_gallery(gallery_picture(image)))]
-    for folder in runs or []:
-        figures += results.learned_plots(folder)
-    _page(out, ExperimentPage("Augmentations", command(), 1), figures)
+    plot = Plot(
+        "gallery",
+        "CutPaste, CutOut and CutDiff over sizes",
+        "The same centre in every picture; CutDiff alone has a soft edge, and so a derivative.",
+        gallery_figure(draw_gallery(gallery_picture(image))),
+    )
+    learned = [figure for run in runs or [] for figure in saved_figures(run)]
+    _tell(write_figures(out, "Augmentations (Fig. 5, 6 and 8)", [plot, *learned]))
 
 
 def _parameters(
     name: str, preset: str, assignments: Sequence[str] | None, backbone: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    if backbone is not None and backbone not in methods.BACKBONES:
-        raise InputError(
-            f"--backbone is {backbone}, expected one of {', '.join(methods.BACKBONES)}"
-        )
+    if backbone is not None and backbone not in known.BACKBONES:
+        raise InputError(f"--backbone is {backbone}, expected one of {', '.join(known.BACKBONES)}")
     return settings.parameters(name, preset, assigned(assignments or [], {}), backbone)
+
+
+def _tell(page: Path, quiet: bool = False) -> None:
+    console = terminal(quiet=quiet)
+    if (page.parent / TABLE).exists():
+        console.print((page.parent / TABLE).read_text(encoding="utf-8"), soft_wrap=True)
+    console.print(f"Report: {page}", soft_wrap=True)
 
 
 def _names(given: str | None, default: Sequence[str]) -> list[str]:

@@ -4,9 +4,9 @@
 `load_digits` and `load_textures` need no download; `read_mnist`, `read_svhn`, `read_cifar10` and
 `read_npz` read benchmark files into `Labelled` sets, `read_labelled` any of these, and `one_vs`
 makes a `Split` of normal and anomalous pictures; `load_elpv` reads an installed package.
-`as_images`, `as_pictures` and `as_train_test` check what comes from elsewhere. `Pictures` need not lie in memory: `PictureFiles`
-and `ConvertedPictures` read rows when they are asked for. All raise `InputError` for what cannot
-be used, and know nothing of detectors or tuning.
+`as_images`, `as_pictures` and `as_train_test` check what comes from elsewhere. `Pictures` need not
+lie in memory: `PictureFiles` and `ConvertedPictures` read rows when they are asked for. All raise
+`InputError` for what cannot be used, and know nothing of detectors or tuning.
 """
 
 from stssad_fast.datasets.cifar10 import read_cifar10

@@ -116,6 +116,7 @@ def _scores(
         model.fit(problem.train, problem.train)
     elif method.kind == "frozen":
         from stssad_fast.baselines import FrozenFeatures
+
         model = FrozenFeatures(**parameters).fit(problem.train)
     else:
         kind = {"autoencoder": AutoEncoder, "deep_svdd": DeepSVDD}[method.kind]

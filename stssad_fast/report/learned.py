@@ -1,0 +1,202 @@
+"""What the runs of an experiment have learned, as figures: after Fig. 3, 5 and 6 of the paper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from stssad_fast.augment import Augmentation, CutDiff, Rotation
+from stssad_fast.errors import InputError
+from stssad_fast.experiments import problems
+from stssad_fast.experiments.jobs import Job
+from stssad_fast.experiments.methods import OURS
+from stssad_fast.experiments.outcomes import Fit, Rule
+from stssad_fast.experiments.problems import Problem
+from stssad_fast.experiments.store import Record, Store
+from stssad_fast.report.paper_figures import (
+    EmbeddingSets,
+    Recovered,
+    embedding_maps,
+    learned_augmentation,
+    picture_rows,
+    recovered,
+    size_trajectories,
+)
+from stssad_fast.report.plot import Plot
+
+SHOWN = 6
+"""Tasks in a figure that has a column for each."""
+
+PICTURES = 8
+"""Pictures of a kind in the figure of a class."""
+
+_MADE = re.compile(r"size ([\d.e-]+), aspect ([\d.e-]+)")
+
+
+def learned_plots(
+    name: str, jobs: Sequence[Job], store: Store, fits: Sequence[Fit], selection: Rule
+) -> list[Plot]:
+    """Figures of our method's fits, of the first seed where one is enough.
+
+    Args:
+        name: "defects", "semantic" or "demonstrative".
+        jobs: the plan, which knows where the pictures are.
+        store: the arrays that the jobs have left.
+        fits: whole ones, of any method.
+        selection: the rule that chooses among starts.
+    """
+    chosen = [(fit, fit.chosen(selection)) for fit in fits if fit.method == OURS]
+    kept = [(fit, record) for fit, record in chosen if record is not None]
+    if not kept:
+        return []
+    seed = min(fit.seed for fit, _ in kept)
+    first = [(fit, record) for fit, record in kept if fit.seed == seed]
+    step = max(1, -(-len(first) // SHOWN))
+    some = first[::step]
+    plots = []
+    if name == "demonstrative":
+        plots += _demonstrative(kept, store)
+    else:
+        sources = {job.key: job for job in jobs}
+        read = [(fit, record, _problem(sources[record.key])) for fit, record in some]
+        plots.append(_defects(read) if name == "defects" else _semantic(read))
+    maps = [(fit.task, sets) for fit, record in some if (sets := _embeddings(store, record, jobs))]
+    if maps:
+        plots.append(
+            Plot(
+                "embeddings",
+                "Embeddings",
+                "First two principal components of each task's embeddings. Tuning aims at training "
+                "and augmented pictures lying where the test pictures lie.",
+                embedding_maps(maps[:4]),
+            )
+        )
+    return plots
+
+
+def _problem(job: Job) -> Problem:
+    data = job.config["data"]
+    return problems.read(data["reader"], job.sources["data"], data["options"])
+
+
+def _augmentation(record: Record) -> Augmentation:
+    assert record.values is not None
+    kind = {"cutdiff": CutDiff, "rotation": Rotation}[record.config["parameters"]["augmentation"]]
+    return kind(**record.values["final"])
+
+
+@torch.no_grad()
+def _defects(read: Sequence[tuple[Fit, Record, Problem]]) -> Plot:
+    cases = []
+    for fit, record, problem in read:
+        assert record.values is not None
+        (name,) = record.config["tests"]
+        test = problem.tests[name]
+        anomaly = test.images[int(np.flatnonzero(test.labels)[0])]
+        generator = torch.Generator().manual_seed(1)
+        made = _augmentation(record)(problem.train[:1], generator=generator)[0]
+        cases.append((fit.task, anomaly.numpy(), made.numpy(), record.values["final"]))
+    return Plot(
+        "learned",
+        "What was learned",
+        "A test picture with the anomaly, and a normal one under the augmentation that was tuned "
+        "without labels.",
+        learned_augmentation(cases),
+    )
+
+
+@torch.no_grad()
+def _semantic(read: Sequence[tuple[Fit, Record, Problem]]) -> Plot:
+    fit, record, problem = read[0]
+    assert record.values is not None
+    (name,) = record.config["tests"]
+    test = problem.tests[name]
+    anomalies = test.images[torch.from_numpy(np.flatnonzero(test.labels)[:PICTURES])]
+    normal = problem.train[:PICTURES]
+    angle = record.values["final"]["angle"]
+    return Plot(
+        "learned",
+        f"What was learned: {fit.task}",
+        "Normal pictures, the same under the rotation that was tuned without labels, and "
+        "anomalies.",
+        picture_rows(
+            [
+                ("normal", normal.numpy()),
+                (f"rotated {angle:.0f}°", _augmentation(record)(normal).numpy()),
+                ("anomalies", anomalies.numpy()),
+            ],
+            [""] * PICTURES,
+        ),
+    )
+
+
+def _demonstrative(kept: Sequence[tuple[Fit, Record]], store: Store) -> list[Plot]:
+    runs, histories = [], {}
+    for fit, record in kept:
+        match = _MADE.fullmatch(fit.task)
+        assert match is not None and record.values is not None
+        size, aspect = float(match[1]), float(match[2])
+        found = upright(record.values["final"])
+        runs.append(Recovered(size, aspect, found["size"], found["aspect"]))
+        history = _arrays(store, record).get("history/size")
+        if aspect == 1 and history is not None:
+            histories.setdefault(size, []).append(history)
+    plots = [
+        Plot(
+            "recovered",
+            "Learned against true",
+            "Size and aspect that were learned; a line leads from the truth to each run. A patch "
+            "turned by more than 45° counts with the inverse of its aspect.",
+            recovered(runs),
+        )
+    ]
+    if histories:
+        plots.append(
+            Plot(
+                "trajectories",
+                "Sizes over the iterations",
+                "Of the start that was kept, mean and standard deviation over the seeds, for "
+                "anomalies of aspect 1.",
+                size_trajectories(dict(sorted(histories.items()))),
+            )
+        )
+    return plots
+
+
+def upright(final: Mapping[str, float]) -> dict[str, float]:
+    """Size, and the aspect that a patch has along the picture's sides.
+
+    A patch is the same when it is turned by 180°, or turned by 90° with the inverse aspect. The
+    aspect is that of its box: ``sqrt`` of the ratio of its extents along the two axes, squared.
+    """
+    aspect, radians = final["aspect"], np.deg2rad(final["angle"])
+    cos, sin = np.cos(radians) ** 2, np.sin(radians) ** 2
+    width, height = aspect * cos + sin / aspect, cos / aspect + aspect * sin
+    return {"size": final["size"], "aspect": float(np.sqrt(width / height))}
+
+
+def _embeddings(store: Store, record: Record, jobs: Sequence[Job]) -> EmbeddingSets | None:
+    arrays = _arrays(store, record)
+    if "embedding/test" not in arrays:
+        return None
+    (name,) = record.config["tests"]
+    labels = _problem(next(job for job in jobs if job.key == record.key)).tests[name].labels
+    test = arrays["embedding/test"]
+    return EmbeddingSets(
+        arrays["embedding/train"],
+        arrays["embedding/augmented"],
+        test[labels == 0],
+        test[labels == 1],
+    )
+
+
+def _arrays(store: Store, record: Record) -> Mapping[str, Any]:
+    """None where the line of the job came from elsewhere, without them."""
+    try:
+        return store.arrays(record.key)
+    except InputError:
+        return {}

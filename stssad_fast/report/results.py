@@ -1,0 +1,182 @@
+"""From the folder of an experiment to its tables, figures and page."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stssad_fast.checkpoint import write_text
+from stssad_fast.errors import InputError
+from stssad_fast.experiments import outcomes, paper
+from stssad_fast.experiments.jobs import Job
+from stssad_fast.experiments.methods import METHODS, starts
+from stssad_fast.experiments.outcomes import Rule
+from stssad_fast.experiments.scores import Score, Summary, summarize
+from stssad_fast.experiments.store import Record, Store
+from stssad_fast.experiments.tables import markdown, runs_csv, summary_csv
+from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
+from stssad_fast.report.learned import learned_plots
+from stssad_fast.report.plot import Plot, save_plots
+
+PAGE, TABLE, ABLATION, FIGURES = "index.html", "table.md", "ablation.md", "figures"
+
+TITLES = {
+    "defects": "Defects, tuned with CutDiff",
+    "semantic": "Classes, tuned with a rotation",
+    "demonstrative": "Anomalies that CutDiff made",
+}
+PAPERS = {"defects": paper.DEFECTS, "semantic": paper.SEMANTIC}
+
+
+def write_results(name: str, out: Path, jobs: Sequence[Job], store: Store, selection: Rule) -> Path:
+    """Write what a run has come to so far: tables, figures and the page.
+
+    Args:
+        name: "defects", "semantic" or "demonstrative".
+        out: folder of the run.
+        jobs: its plan.
+        store: what is known of them.
+        selection: the rule that chooses among starts.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: a file cannot be written, or pictures for the figures are not there.
+    """
+    records = [store.done[job.key] for job in jobs if job.key in store.done]
+    failed = [store.failed[job.key] for job in jobs if job.key in store.failed]
+    count = _starts(jobs)
+    summary = summarize(outcomes.scores(records, count, selection), **_expected(jobs))
+    printed = PAPERS.get(name)
+    write_text(out / TABLE, markdown(summary, printed) + "\n")
+    write_text(out / "runs.csv", runs_csv(summary))
+    write_text(out / "summary.csv", summary_csv(summary, printed))
+    chosen = outcomes.ablation(records, count)
+    if chosen:
+        write_text(out / ABLATION, markdown(_ablation(chosen, jobs)) + "\n")
+    page = ExperimentPage(
+        TITLES[name],
+        command(),
+        len(records),
+        len(jobs) - len(records) - len(failed),
+        [Failure(record.label, record.reason or "") for record in failed],
+        summary,
+        printed,
+        learned_plots(name, jobs, store, outcomes.fits(records, count), selection),
+        settings=_settings(jobs, selection),
+        machine=machine(),
+        versions=_versions(records),
+        dates=_dates(records),
+        seconds=sum(record.seconds for record in records),
+    )
+    save_plots(out / FIGURES, page.plots())
+    return write_page(out / PAGE, page)
+
+
+def write_figures(
+    out: Path, title: str, figures: Sequence[Plot], notes: Sequence[str] = ()
+) -> Path:
+    """Write a page that has figures alone, and the figures as files.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    page = ExperimentPage(title, command(), 1, figures=figures, notes=notes, machine=machine())
+    try:
+        save_plots(out / FIGURES, figures)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {out}: {error.strerror}; choose another --out"
+        ) from error
+    return write_page(out / PAGE, page)
+
+
+def saved_figures(run: Path) -> list[Plot]:
+    """What the runs' pages show of learned augmentations, from their files.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    found = [run / FIGURES / f"{name}.png" for name in ("learned", "embeddings")]
+    if not any(path.exists() for path in found):
+        raise InputError(
+            f"{run} has no figures of learned augmentations; expected the --out of defects or "
+            "semantic, with ST-SSAD among its methods"
+        )
+    name = run.resolve().name
+    return [
+        Plot(f"{path.stem}-{name}", f"{path.stem.capitalize()}: {name}", "", path.read_bytes())
+        for path in found
+        if path.exists()
+    ]
+
+
+def command() -> str:
+    """What was typed, in one line."""
+    return shlex.join(["stssad-fast", *sys.argv[1:]])
+
+
+def machine() -> dict[str, str]:
+    """What this process runs on."""
+    return {"system": f"{platform.system()} {platform.machine()}", "processor": _processor()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or "unknown"
+
+
+def _starts(jobs: Sequence[Job]) -> int:
+    tuned = [job for job in jobs if METHODS[job.config["method"]].kind == "tuned"]
+    return len(starts(tuned[0].config["parameters"])) if tuned else 1
+
+
+def _expected(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Rows, columns and seeds of the plan, in its order."""
+    return {
+        "tasks": list(dict.fromkeys(t for job in jobs for t in job.config["tasks"].values())),
+        "methods": list(dict.fromkeys(job.config["method"] for job in jobs)),
+        "seeds": list(dict.fromkeys(job.config["seed"] for job in jobs)),
+    }
+
+
+def _ablation(chosen: Sequence[Score], jobs: Sequence[Job]) -> Summary:
+    methods = list(dict.fromkeys(score.method for score in chosen))
+    return summarize(chosen, **{**_expected(jobs), "methods": methods, "ours": methods[0]})
+
+
+def _settings(jobs: Sequence[Job], selection: Rule) -> dict[str, object]:
+    """What the jobs of each kind share."""
+    settings: dict[str, object] = {"selection": selection}
+    for job in jobs:
+        data, parameters = job.config["data"], job.config["parameters"]
+        settings |= {f"pictures: {key}": value for key, value in data["options"].items()}
+        kind = METHODS[job.config["method"]].kind
+        settings |= {
+            f"{kind}: {key}": value
+            for key, value in parameters.items()
+            if key not in METHODS[job.config["method"]].parameters
+        }
+    return settings
+
+
+def _versions(records: Sequence[Record]) -> dict[str, str]:
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for name in ("stssad_fast", "torch", "python"):
+            found.setdefault(name, set()).add(str(record.about.get(name)))
+    return {name: ", ".join(sorted(each)) for name, each in found.items()}
+
+
+def _dates(records: Sequence[Record]) -> str:
+    days = sorted({record.when[:10] for record in records})
+    return "" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
