@@ -15,8 +15,8 @@ from typer.core import TyperGroup
 
 from stssad_fast.checkpoint import replacing
 from stssad_fast.cli import demo as demos
-from stssad_fast.cli import experiment
 from stssad_fast.cli import info as infos
+from stssad_fast.cli import paper
 from stssad_fast.cli import score as scoring
 from stssad_fast.cli import tune as tuning
 from stssad_fast.cli.console import STOPPED, Quiet, counting, summary
@@ -65,7 +65,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(experiment.app, name="experiment")
+app.add_typer(paper.app, name="experiment")
 
 
 def _option(help: str, default: object) -> Any:

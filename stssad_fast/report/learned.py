@@ -17,6 +17,7 @@ from stssad_fast.experiments.methods import OURS
 from stssad_fast.experiments.outcomes import Fit, Rule
 from stssad_fast.experiments.problems import Problem
 from stssad_fast.experiments.store import Record, Store
+from stssad_fast.report.case import Array
 from stssad_fast.report.paper_figures import (
     EmbeddingSets,
     Recovered,
@@ -135,7 +136,8 @@ def _semantic(read: Sequence[tuple[Fit, Record, Problem]]) -> Plot:
 
 
 def _demonstrative(kept: Sequence[tuple[Fit, Record]], store: Store) -> list[Plot]:
-    runs, histories = [], {}
+    runs: list[Recovered] = []
+    histories: dict[float, list[Array]] = {}
     for fit, record in kept:
         match = _MADE.fullmatch(fit.task)
         assert match is not None and record.values is not None
