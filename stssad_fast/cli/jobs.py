@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stssad_fast.cli.console import LINE_EVERY, REFRESH
-from stssad_fast.experiments.jobs import Event, Job
+from stssad_fast.experiments.jobs import Event, Job, Outcome
 from stssad_fast.experiments.store import Store, time_to_go
 from stssad_fast.report.wording import duration
 
@@ -39,6 +39,7 @@ class JobsDisplay:
         self._left = {job.key: job for job in jobs if job.key not in store.done}
         self._done, self._failed = len(jobs) - len(self._left), 0
         self._running: dict[str, float] = {}  # when it began, by key
+        self._ended = ""  # label of the latest that did, until it has been shown
         self._shown = time.monotonic()
         self._live: Live | None = None
 
@@ -64,31 +65,29 @@ class JobsDisplay:
             self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        """Take note of what happened, and show it if it is time."""
+        """Take note of what happened; when nothing does, show it if it is time."""
         now = time.monotonic()
-        ended = None
         if event:
-            job, outcome = event
-            if outcome is None:
-                self._running[job.key] = now
-            else:
-                ended = job
-                self._running.pop(job.key, None)
-                self._left.pop(job.key, None)
-                if outcome.reason is None:
-                    self._done += 1
-                else:
-                    self._failed += 1
-                    self.console.print(
-                        Text(f"Failed: {job.label}: {outcome.reason}"), soft_wrap=True
-                    )
-        if self._live is not None and now - self._shown >= REFRESH:
+            self._note(event[0], event[1], now)
+        elif self._live is not None and now - self._shown >= REFRESH:
             self._live.update(self._picture(now), refresh=True)
-        elif self._live is None and ended and now - self._shown >= self.lines_every:
-            self.console.print(Text(f"{self._line(now)}; {ended.label}"), soft_wrap=True)
-        else:
+            self._shown = now
+        elif self._live is None and self._ended and now - self._shown >= self.lines_every:
+            self.console.print(Text(f"{self._line(now)}; {self._ended}"), soft_wrap=True)
+            self._ended, self._shown = "", now
+
+    def _note(self, job: Job, outcome: Outcome | None, now: float) -> None:
+        if outcome is None:
+            self._running[job.key] = now
             return
-        self._shown = now
+        self._running.pop(job.key, None)
+        self._left.pop(job.key, None)
+        self._ended = job.label
+        if outcome.reason is None:
+            self._done += 1
+        else:
+            self._failed += 1
+            self.console.print(Text(f"Failed: {job.label}: {outcome.reason}"), soft_wrap=True)
 
     def _line(self, now: float) -> str:
         running = len(self._running)
@@ -104,7 +103,8 @@ class JobsDisplay:
         return ", ".join(parts)
 
     def _picture(self, now: float) -> Group:
-        bar = ProgressBar(len(self.jobs), self._done + self._failed, width=40)
+        bar = Table.grid()  # a bar alone does not end its line
+        bar.add_row(ProgressBar(len(self.jobs), self._done + self._failed, width=40))
         table = Table.grid(padding=(0, 2, 0, 0))
         for key, began in list(self._running.items())[:MOST_LABELS]:
             table.add_row(

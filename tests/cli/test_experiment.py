@@ -4,6 +4,7 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from stssad_fast.cli import experiment, jobs
 from stssad_fast.errors import InputError
@@ -71,25 +72,32 @@ def test_status_of_what_is_no_run(cli, tmp_path):
 
 
 def shown(store, terminal, events):
+    """What is printed, in lines; None is when nothing happens, a second after the last None."""
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100, markup=False)
-    with jobs.JobsDisplay(console, store, PLAN, lines_every=0.0) as display:
-        display._shown -= 1  # as if time had passed
+    with jobs.JobsDisplay(console, store, PLAN, lines_every=0.5) as display:
         for event in events:
+            display._shown -= event is None
             display(event)
-            display._shown -= 1
-    return console.file.getvalue()
+    return [Text.from_ansi(line).plain for line in console.file.getvalue().splitlines()]
 
 
 def test_progress(store):
-    events = [(PLAN[1], None), (PLAN[4], None), None, (PLAN[1], Outcome(reason="a [b] c"))]
-    text = shown(store, False, [*events, (PLAN[4], Outcome({}, seconds=1.0))])
-    assert "2 of 6 jobs were done before." in text
-    assert "Failed: fast [red] · seed 1: a [b] c" in text
-    # 100 s for what runs, 10 s and 100 s for what is left
-    assert "2 of 6 done, 1 running, 2 left, 1 failed, about 3 min 30 s to go; fast" in text
-    assert "3 of 6 done, 0 running, 2 left, 1 failed, about 1 min 50 s to go; slow" in text
-    text = shown(store, True, events)
-    assert "2 running" in text and "slow [red] · seed 1" in text and "Failed: fast" in text
+    bad, good = Outcome(reason="a [b] c"), Outcome({}, seconds=1.0)
+    events = [(PLAN[1], None), (PLAN[4], None), None, (PLAN[1], bad), (PLAN[2], None), None]
+    lines = shown(store, False, [*events, None, (PLAN[4], good), None])
+    assert lines == [
+        "2 of 6 jobs were done before.",
+        "Failed: fast [red] · seed 1: a [b] c",
+        # 100 s and 10 s for what runs, 100 s for what is left, by two at a time
+        "2 of 6 done, 2 running, 1 left, 1 failed, about 1 min 45 s to go; fast [red] · seed 1",
+        "3 of 6 done, 1 running, 1 left, 1 failed, about 1 min 50 s to go; slow [red] · seed 1",
+    ]
+    lines = shown(store, True, events)
+    assert any(line.startswith("Failed: fast [red] · seed 1: a [b] c") for line in lines)
+    last = max(i for i, line in enumerate(lines) if line.startswith("2 of 6 done, 2 running, 1"))
+    assert lines[last].endswith("about 1 min 45 s to go")
+    assert lines[last + 1].split("  ") == ["slow [red] · seed 1", "0.0 s"]
+    assert lines[last + 2].split("  ") == ["fast [red] · seed 2", "0.0 s"]
 
 
 def test_quiet(store):
