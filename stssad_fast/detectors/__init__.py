@@ -3,6 +3,7 @@
 from stssad_fast.detectors.autoencoder import ConvAutoEncoder
 from stssad_fast.detectors.backbone import BackboneDetector, backbone_digest, backbone_name
 from stssad_fast.detectors.deep_svdd import SVDDNetwork
+from stssad_fast.detectors.pretrained import efficientnet_lite0
 from stssad_fast.detectors.resnet import MIN_IMAGE_SIZE, ResNetDetector
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "SVDDNetwork",
     "backbone_digest",
     "backbone_name",
+    "efficientnet_lite0",
 ]
