@@ -11,15 +11,24 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from stssad_fast.datasets import Images, Pictures, ReadAhead, as_pictures, batches, mean_and_std
-from stssad_fast.detectors import MIN_IMAGE_SIZE, ConvAutoEncoder, SVDDNetwork
+from stssad_fast.detectors import (
+    MIN_IMAGE_SIZE,
+    BackboneDetector,
+    ConvAutoEncoder,
+    SVDDNetwork,
+)
 from stssad_fast.devices import find_device
 from stssad_fast.errors import InputError
+from stssad_fast.tuning import selection
+from stssad_fast.tuning.density import GaussianDensity
 
 Callback = Callable[[int, int], None]
 """Called with the epochs done and to do."""
+
+Scores = NDArray[np.float64]
 
 Network = ConvAutoEncoder | SVDDNetwork
 
@@ -58,30 +67,21 @@ class Baseline(OutlierMixin, BaseEstimator):
             train_images, name="train_images", split="train", min_side=MIN_IMAGE_SIZE, min_count=2
         )
         self.image_shape_ = tuple(train.shape[1:])
-        self._learn(train.to(device) if isinstance(train, Tensor) else train, device, callback)
-        scores = self._scores(train)
-        if not np.isfinite(scores).all():
-            raise InputError(f"{type(self).__name__} diverged; {_CALMER}")
+        train = train.to(device) if isinstance(train, Tensor) else train
+        scores = self._learn(train, device, callback)
         self.threshold_ = float(np.quantile(scores, 0.95))
         self.offset_ = -self.threshold_
         return self
 
-    def anomaly_scores(self, images: Images) -> NDArray[np.float64]:
+    def anomaly_scores(self, images: Images) -> Scores:
         """Scores (N,); higher is more anomalous."""
-        check_is_fitted(self, "threshold_")
-        checked = as_pictures(images, min_side=MIN_IMAGE_SIZE)
-        if tuple(checked.shape[1:]) != self.image_shape_:
-            raise InputError(
-                f"images are {tuple(checked.shape[1:])} (channels, height, width), the estimator "
-                f"was fitted on {self.image_shape_}. Convert or resize them"
-            )
-        return self._scores(checked)
+        return self._scores(self._checked(images))
 
-    def score_samples(self, images: Images) -> NDArray[np.float64]:
+    def score_samples(self, images: Images) -> Scores:
         """Negative :meth:`anomaly_scores` (N,); higher is more normal."""
         return -self.anomaly_scores(images)
 
-    def decision_function(self, images: Images) -> NDArray[np.float64]:
+    def decision_function(self, images: Images) -> Scores:
         """:meth:`score_samples` minus ``offset_`` (N,): negative for predicted anomalies."""
         return self.score_samples(images) - self.offset_
 
@@ -89,10 +89,21 @@ class Baseline(OutlierMixin, BaseEstimator):
         """1 for normal, -1 for anomalous (N,)."""
         return np.where(self.decision_function(images) < 0, -1, 1)
 
-    def _learn(self, train: Pictures, device: torch.device, callback: Callback | None) -> None:
+    def _checked(self, images: Images) -> Pictures:
+        check_is_fitted(self, "threshold_")
+        checked = as_pictures(images, min_side=MIN_IMAGE_SIZE)
+        if tuple(checked.shape[1:]) != self.image_shape_:
+            raise InputError(
+                f"images are {tuple(checked.shape[1:])} (channels, height, width), the estimator "
+                f"was fitted on {self.image_shape_}. Convert or resize them"
+            )
+        return checked
+
+    def _learn(self, train: Pictures, device: torch.device, callback: Callback | None) -> Scores:
+        """Learn, and return scores (N,) of the training pictures for the threshold."""
         raise NotImplementedError
 
-    def _scores(self, images: Pictures) -> NDArray[np.float64]:
+    def _scores(self, images: Pictures) -> Scores:
         raise NotImplementedError
 
 
@@ -129,7 +140,7 @@ class _Trained(Baseline):
         """The number that training makes small."""
         return network.score(images).mean()
 
-    def _learn(self, train: Pictures, device: torch.device, callback: Callback | None) -> None:
+    def _learn(self, train: Pictures, device: torch.device, callback: Callback | None) -> Scores:
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -153,9 +164,13 @@ class _Trained(Baseline):
             if callback:
                 callback(epoch, self.epochs)
         network.eval()
+        scores = self._scores(train)
+        if not np.isfinite(scores).all():
+            raise InputError(f"{type(self).__name__} diverged in the last epoch; {_CALMER}")
+        return scores
 
     @torch.no_grad()
-    def _scores(self, images: Pictures) -> NDArray[np.float64]:
+    def _scores(self, images: Pictures) -> Scores:
         device = next(self.network_.parameters()).device
         parts = [self.network_.score(part.to(device)).cpu() for part in batches(images)]
         return torch.cat(parts).double().numpy()
@@ -253,6 +268,70 @@ class DeepSVDD(_Trained):
         assert isinstance(network, SVDDNetwork)
         network.train()  # with the statistics that it will be trained with
         network.set_center(torch.cat([network(x.to(device)) for x in batches(train)]).mean(0))
+
+
+class FrozenFeatures(Baseline):
+    """Scores a picture by what a network that is not trained sees in it, and how rare that is.
+
+    A Gaussian density of the training embeddings, as in STSSAD: what to try first with a pretrained
+    network, such as :func:`stssad_fast.detectors.efficientnet_lite0`. Nothing is random. For the
+    threshold each training picture is scored by a density that it took no part in.
+
+    Args:
+        backbone: as for :class:`stssad_fast.detectors.BackboneDetector`; used in evaluation mode.
+        device: ``"auto"`` (a GPU if there is one), or a torch device.
+
+    Attributes:
+        detector_: the backbone with its normalisation.
+        density_: Gaussian density of the training embeddings; more attributes: :class:`Baseline`.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **Baseline._parameter_constraints,
+        "backbone": [nn.Module],
+    }
+
+    def __init__(self, backbone: nn.Module, *, device: str = "auto") -> None:
+        self.backbone = backbone
+        self.device = device
+
+    def embed(self, images: Images) -> NDArray[np.float32]:
+        """Embeddings (N, D)."""
+        return selection.embed(self.detector_, self._checked(images))
+
+    def _learn(self, train: Pictures, device: torch.device, callback: Callback | None) -> Scores:
+        channels, height, width = train.shape[1:]
+        mean, std = mean_and_std(train)
+        with torch.random.fork_rng(devices=[]):
+            self.detector_ = BackboneDetector(
+                self.backbone, channels, (height, width), mean, std.clamp_min(MIN_STD), False
+            ).to(device)
+        found = selection.embed(self.detector_, train)
+        if not np.isfinite(found).all():
+            raise InputError(
+                "backbone gives embeddings that are not finite; check its weights, mean and std"
+            )
+        self.density_ = GaussianDensity.fit(found)
+        return _held_out_scores(found)
+
+    def _scores(self, images: Pictures) -> Scores:
+        found = selection.distances(self.detector_, self.density_, images)
+        return self.density_.score_at(found)
+
+
+def _held_out_scores(embedding: NDArray[np.float32]) -> Scores:
+    """Scores (N,) of embeddings (N, D), each by a density of four fifths that it is not among.
+
+    With more dimensions than pictures, a density is much too sure of those it was fitted to.
+    """
+    folds = np.arange(len(embedding)) % min(5, len(embedding) // 2)
+    if not folds.any():
+        return GaussianDensity.fit(embedding).score(embedding)
+    scores = np.empty(len(embedding))
+    for fold in range(folds.max() + 1):
+        density = GaussianDensity.fit(embedding[folds != fold])
+        scores[folds == fold] = density.score(embedding[folds == fold])
+    return scores
 
 
 _CALMER = "lower learning_rate or raise batch_size"

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from stssad_fast import checkpoint
 from stssad_fast.augment import Augmentation, CutDiff, CutOut, CutPaste, Rotation
 from stssad_fast.datasets import Images, Pictures, as_pictures, as_train_test, mean_and_std
-from stssad_fast.detectors import MIN_IMAGE_SIZE, ResNetDetector
+from stssad_fast.detectors import (
+    MIN_IMAGE_SIZE,
+    BackboneDetector,
+    ResNetDetector,
+    backbone_digest,
+    backbone_name,
+)
 from stssad_fast.devices import find_device
 from stssad_fast.errors import InputError
 from stssad_fast.tuning import selection
@@ -59,6 +65,10 @@ class STSSAD(OutlierMixin, BaseEstimator):
             random once per epoch or once.
         depth: layers of the ResNet, 18 or 10.
         width: channels of its first stage; the embedding has ``8 * width`` dimensions.
+        backbone: a module that gives embeddings (B, D) for pictures (B, C, H, W), to take the place
+            of the ResNet, whose ``depth`` and ``width`` then mean nothing. Every start trains a
+            copy. Pretrained networks say in ``mean`` and ``std`` how pictures are normalised; more
+            in :class:`stssad_fast.detectors.BackboneDetector`.
         iterations: of Algorithm 1 per start.
         warm_up: updates of the detector before the augmentation moves.
         updates: of the detector per iteration; the last is differentiated through.
@@ -120,6 +130,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         ],
         "depth": [Options(Integral, {10, 18})],
         "width": [Interval(Integral, 1, None, closed="left")],
+        "backbone": [None, nn.Module],
         "iterations": [Interval(Integral, 1, None, closed="left")],
         "warm_up": [Interval(Integral, 0, None, closed="left")],
         "updates": [Interval(Integral, 1, None, closed="left")],
@@ -155,6 +166,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         strategy: Strategy = "second_order",
         depth: Literal[10, 18] = 18,
         width: int = 16,
+        backbone: nn.Module | None = None,
         iterations: int = 120,
         warm_up: int = 60,
         updates: int = 1,
@@ -186,6 +198,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.strategy = strategy
         self.depth = depth
         self.width = width
+        self.backbone = backbone
         self.iterations = iterations
         self.warm_up = warm_up
         self.updates = updates
@@ -268,6 +281,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 self.parametrization,
                 repr(self.augmentation),
                 places,
+                *([] if self.backbone is None else [backbone_digest(self.backbone)]),
             ],
             device,
         )
@@ -313,7 +327,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         return self.fit(train_images, test_images, **kwargs).predict(test_images)
 
     def embed(self, images: Images) -> NDArray[np.float32]:
-        """Embeddings (N, 8 * width)."""
+        """Embeddings (N, D); D is ``8 * width``, or what the backbone gives."""
         checked = self._checked(images)
         return selection.embed(self.detector_, checked)
 
@@ -345,6 +359,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one safetensors file; the JSON is in its header.
 
+        Of a ``backbone`` it holds the weights only; :meth:`load` needs the module.
+
         Raises:
             InputError: the file cannot be written, or the augmentation is a module of your own,
                 which no file can hold: save its ``state_dict`` yourself.
@@ -355,12 +371,13 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 f"augmentation is the module {type(self.augmentation).__name__}; only named "
                 "augmentations can be saved. Save augmentation_.state_dict() yourself"
             )
-        params = self.get_params()
+        params = self.get_params() | {"backbone": None}
         if not isinstance(params["random_state"], int | None):
             params["random_state"] = None
         values = {
             "format": FORMAT,
             "params": json.loads(json.dumps(params, default=float)),
+            "backbone": None if self.backbone is None else backbone_name(self.backbone),
             "starts": self.starts_,
             "chosen_start": self.chosen_start_,
             "image_shape": self.image_shape_,
@@ -374,24 +391,46 @@ class STSSAD(OutlierMixin, BaseEstimator):
         checkpoint.save(Path(path), tensors, values)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> Self:
+    def load(
+        cls, path: str | Path, device: str = "auto", backbone: nn.Module | None = None
+    ) -> Self:
         """Read what :meth:`save` wrote; scores are the same to the last bit.
 
+        Args:
+            path: the file.
+            device: to work on.
+            backbone: a module built like the one that was fitted with, if there was one; it gets
+                the weights of the file.
+
         Raises:
-            InputError: the file is missing, damaged, or of another format.
+            InputError: the file is missing, damaged, or of another format, or the backbone is
+                missing, not wanted, or built otherwise.
         """
         tensors, values = checkpoint.load(Path(path))
         place = find_device(device)
+        name = values.get("backbone")
+        if name and backbone is None:
+            raise InputError(
+                f"{path} was fitted with the backbone {name}, which no file can hold; build it "
+                "again and give it: STSSAD.load(path, backbone=...)"
+            )
+        if backbone is not None and not name:
+            raise InputError(f"{path} was fitted without a backbone of your own; leave it out")
         try:
             if values["format"] != FORMAT:
                 raise KeyError("format")
-            model = cls(**values["params"]).set_params(device=device)
+            model = cls(**values["params"]).set_params(device=device, backbone=backbone)
             model.starts_, model.chosen_start_ = values["starts"], values["chosen_start"]
             model.image_shape_ = tuple(values["image_shape"])
             model.threshold_ = values["threshold"]
             model.offset_ = -model.threshold_
             model._restore(tensors, model._detector(), place)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if name:
+                raise InputError(
+                    f"{path} does not fit the backbone that was given ({error}); give one that is "
+                    f"built like the {name} it was fitted with"
+                ) from error
             raise InputError(
                 f"{path} is not a model of this version of stssad_fast; expected a file that "
                 "STSSAD.save wrote"
@@ -422,17 +461,25 @@ class STSSAD(OutlierMixin, BaseEstimator):
         names = TunerConfig.__dataclass_fields__
         return TunerConfig(**{k: v for k, v in self.get_params().items() if k in names})
 
-    def _detector(self, mean: Tensor | None = None, std: Tensor | None = None) -> ResNetDetector:
+    def _detector(self, mean: Tensor | None = None, std: Tensor | None = None) -> nn.Module:
+        channels, height, width = self.image_shape_
+        std = None if std is None else std.clamp_min(1e-3)
         with torch.random.fork_rng(devices=[]):
-            return ResNetDetector(
-                self.image_shape_[0],
-                self.width,
-                min(self.image_shape_[1:]),
-                mean,
-                None if std is None else std.clamp_min(1e-3),
-                self.unit_embedding,
-                self.depth,
+            if self.backbone is None:
+                side = min(height, width)
+                return ResNetDetector(
+                    channels, self.width, side, mean, std, self.unit_embedding, self.depth
+                )
+            detector = BackboneDetector(
+                self.backbone, channels, (height, width), mean, std, self.unit_embedding
             )
+        for name in ("recompute", "graph"):
+            if detector.draws and getattr(self, name):
+                raise InputError(
+                    f"{name}=True cannot repeat what the backbone draws at random; set it to "
+                    "False, or give a backbone without dropout"
+                )
+        return detector
 
     def _starts(self) -> list[Augmentation]:
         if isinstance(self.augmentation, Augmentation):

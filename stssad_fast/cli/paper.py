@@ -14,9 +14,9 @@ from stssad_fast.cli.experiment import (
     Out,
     RayAddress,
     Seeds,
-    app,
     run_plan,
 )
+from stssad_fast.cli.experiment import app as app
 from stssad_fast.cli.tune import assigned
 from stssad_fast.errors import InputError
 from stssad_fast.experiments import methods as known
@@ -78,7 +78,10 @@ stssad-fast experiment defects --data mvtec --preset paper --image-size 256 --ch
 )
 def defects(
     data: Annotated[
-        Path, typer.Option(help="A category in MVTec AD's layout, or a folder of several.")
+        list[Path],
+        typer.Option(
+            help="A category in MVTec AD's layout, or a folder of several; may be repeated."
+        ),
     ],
     out: Out,
     methods: Methods = None,

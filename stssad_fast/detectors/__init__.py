@@ -1,7 +1,18 @@
 """Networks: with an embedding and a logit (STSSAD), or with a score of their own (baselines)."""
 
 from stssad_fast.detectors.autoencoder import ConvAutoEncoder
+from stssad_fast.detectors.backbone import BackboneDetector, backbone_digest, backbone_name
 from stssad_fast.detectors.deep_svdd import SVDDNetwork
+from stssad_fast.detectors.pretrained import efficientnet_lite0
 from stssad_fast.detectors.resnet import MIN_IMAGE_SIZE, ResNetDetector
 
-__all__ = ["MIN_IMAGE_SIZE", "ConvAutoEncoder", "ResNetDetector", "SVDDNetwork"]
+__all__ = [
+    "MIN_IMAGE_SIZE",
+    "BackboneDetector",
+    "ConvAutoEncoder",
+    "ResNetDetector",
+    "SVDDNetwork",
+    "backbone_digest",
+    "backbone_name",
+    "efficientnet_lite0",
+]

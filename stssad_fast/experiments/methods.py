@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from stssad_fast.baselines import AutoEncoder, DeepSVDD
+from stssad_fast.baselines import AutoEncoder, DeepSVDD, FrozenFeatures
+from stssad_fast.detectors import efficientnet_lite0
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import AUGMENTATIONS, STSSAD
 from stssad_fast.experiments import problems
@@ -58,7 +59,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-BACKBONES: dict[str, Callable[[], nn.Module]] = {}
+BACKBONES: dict[str, Callable[[], nn.Module]] = {"efficientnet_lite0": efficientnet_lite0}
 """Pretrained networks by the name that a job's configuration holds."""
 
 
@@ -115,8 +116,6 @@ def _scores(
         model = STSSAD(**parameters, warm_up=steps - 1, iterations=1, random_state=seed)
         model.fit(problem.train, problem.train)
     elif method.kind == "frozen":
-        from stssad_fast.baselines import FrozenFeatures
-
         model = FrozenFeatures(**parameters).fit(problem.train)
     else:
         kind = {"autoencoder": AutoEncoder, "deep_svdd": DeepSVDD}[method.kind]

@@ -39,12 +39,12 @@ class Part:
     names: Callable[[str], str]
 
 
-def defects(data: str | Path, image_size: int, channels: int) -> list[Part]:
-    """Table 1: every kind of defect of every category below ``data``."""
+def defects(data: Sequence[str | Path], image_size: int, channels: int) -> list[Part]:
+    """Table 1: every kind of defect of every category in the folders ``data``."""
     options = {"image_size": image_size, "channels": channels}
     return [
         Part("defects", str(folder), options, f"{folder.resolve().name}/{{}}".format)
-        for folder in problems.categories(data)
+        for folder in (category for root in data for category in problems.categories(root))
     ]
 
 

@@ -137,8 +137,8 @@ def _packed(search: Search, folder: Path) -> bytes:
 
 
 _UNSENDABLE = (
-    "n_jobs sends the augmentation and the pictures to other processes ({}). Define their classes "
-    "in a module that can be imported, or leave out n_jobs"
+    "n_jobs sends the augmentation, a backbone and the pictures to other processes ({}). Define "
+    "their classes in a module that can be imported, or leave out n_jobs"
 )
 
 
