@@ -30,16 +30,16 @@ class Fit:
 
     def chosen(self, rule: Rule) -> Record | None:
         """The start that the rule keeps; None if every start diverged."""
-        found = [record for record in self.records if test(record).get(rule) is not None]
-        return max(found, key=lambda record: float(test(record)[rule]), default=None)
+        found = [record for record in self.records if measured(record).get(rule) is not None]
+        return max(found, key=lambda record: float(measured(record)[rule]), default=None)
 
     def aucs(self) -> list[float]:
         """AUC of every start that did not diverge."""
-        found = (test(record)["auc"] for record in self.records)
+        found = (measured(record)["auc"] for record in self.records)
         return [float(auc) for auc in found if auc is not None]
 
 
-def test(record: Record) -> dict[str, Any]:
+def measured(record: Record) -> dict[str, Any]:
     """What a job that knows one test set came to on it."""
     assert record.values is not None
     (found,) = record.values["tests"].values()
@@ -71,7 +71,7 @@ def scores(records: Sequence[Record], starts: int, rule: Rule) -> list[Score]:
     found = list(_untuned(records))
     for fit in fits(records, starts):
         chosen = fit.chosen(rule)
-        auc = 0.5 if chosen is None else float(test(chosen)["auc"])
+        auc = 0.5 if chosen is None else float(measured(chosen)["auc"])
         found.append(Score(fit.task, fit.method, fit.seed, auc))
     return found
 
@@ -89,7 +89,7 @@ def ablation(records: Sequence[Record], starts: int) -> list[Score]:
         for name, rule in RULES.items():
             chosen = fit.chosen(rule)
             assert chosen is not None
-            auc = float(test(chosen)["auc"])
+            auc = float(measured(chosen)["auc"])
             found.append(Score(fit.task, f"chosen by {name}", fit.seed, auc))
         found.append(Score(fit.task, "mean of starts", fit.seed, float(np.mean(aucs))))
         found.append(Score(fit.task, "best start", fit.seed, max(aucs)))

@@ -34,7 +34,7 @@ TEXTURES = ("brick", "grass", "gravel")
 
 
 @dataclass(frozen=True)
-class Test:
+class Task:
     """Pictures to find anomalies in.
 
     Attributes:
@@ -51,7 +51,7 @@ class Problem:
     """A training set of normal pictures (N, C, H, W), and the test set of every task."""
 
     train: Tensor
-    tests: dict[str, Test]
+    tests: dict[str, Task]
 
     def digest(self) -> str:
         """What the pictures are, whatever folder they come from."""
@@ -95,7 +95,7 @@ def _defects(source: str, image_size: int, channels: int) -> Problem:
     tests = {}
     for kind in dict.fromkeys(kinds[kinds != GOOD]):
         rows = np.flatnonzero((kinds == GOOD) | (kinds == kind))
-        tests[str(kind)] = Test(images[torch.from_numpy(rows)], (kinds[rows] != GOOD).astype(int))
+        tests[str(kind)] = Task(images[torch.from_numpy(rows)], (kinds[rows] != GOOD).astype(int))
     return Problem(_tensor(train), tests)
 
 
@@ -122,7 +122,7 @@ def _semantic(
             for other in np.unique(test.labels)
             if other != normal
         }
-    tests = {str(k): Test(split.test_images, split.test_labels) for k, split in splits.items()}
+    tests = {str(k): Task(split.test_images, split.test_labels) for k, split in splits.items()}
     return Problem(next(iter(splits.values())).train_images, tests)
 
 
@@ -180,7 +180,7 @@ def _made(
         for aspect in aspects:
             centers = torch.Generator().manual_seed(0)
             made = cutdiff(damaged, patch_shape(size, aspect, 0.0), generator=centers)
-            tests[made_name(size, aspect)] = Test(torch.cat([good, made]), labels)
+            tests[made_name(size, aspect)] = Task(torch.cat([good, made]), labels)
     return Problem(train, tests)
 
 
