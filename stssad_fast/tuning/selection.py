@@ -282,7 +282,9 @@ class Search:
         result["seconds"] = self._seconds + time.monotonic() - began
         kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         if self.ranks:
-            result, kept = self.ranks.first(lambda: (result, kept))
+            # A tensor on a GPU would arrive on the GPU of rank 0.
+            mine = result, {name: tensor.cpu() for name, tensor in kept.items()}
+            result, kept = self.ranks.first(lambda: mine)
         self.done[self._index] = result, kept
         self._tuner = None
 
