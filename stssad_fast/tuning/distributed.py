@@ -155,40 +155,37 @@ def mean_distance_loss(ranks: Ranks, train: Tensor, augmented: Tensor, test: Ten
         ValueError: a set is empty on all ranks.
     """
     dtype, sets = train.dtype, [rows.double() for rows in (train, augmented, test)]
-    counts, shift, unit, equal = _frame(ranks, sets)
+    shift, unit = _frame(ranks, torch.cat(sets))
+    sets = [(rows - shift) / unit for rows in sets]
+    own = torch.stack([rows.sum(0) for rows in sets])
+    many = own.new_tensor([[len(rows)] for rows in sets])
+    sums, many = ranks.total(torch.cat([own, many], 1)).split([own.shape[1], 1], 1)
+    counts = [int(count) for count in many.flatten().tolist()]
     for name, count in zip(("train", "augmented", "test"), counts, strict=True):
         if count == 0:
             raise ValueError(f"{name} has no rows on any rank; expected at least one embedding")
-    sets = [torch.where(equal, 0.0, (rows - shift) / unit) for rows in sets]
-    sums = ranks.total(torch.stack([rows.sum(0) for rows in sets]))
-    centers = [*(sums[:2] / sums.new_tensor(counts[:2])[:, None]), sums.sum(0) / sum(counts)]
+    centers = [sums[0] / counts[0], sums[1] / counts[1], sums.sum(0) / sum(counts)]
     to_train, to_augmented, middle = ranks.spread(centers)
     distances = _norm(sets[2] - to_train).sum() + _norm(sets[2] - to_augmented).sum()
     squares = (torch.cat(sets) - middle).square().sum()
     distance, square = ranks.total(torch.stack([distances, squares])).unbind()
-    equal = equal | (square == 0)
-    norm = torch.where(equal, 1.0, square).sqrt()
-    loss = distance / (2 * counts[2]) * sum(counts) ** 0.5 / norm
-    return torch.where(equal, 0.0, loss).to(dtype)
+    norm = torch.where(square == 0, 1.0, square).sqrt()  # all rows are equal, and distances 0
+    return (distance / (2 * counts[2]) * sum(counts) ** 0.5 / norm).to(dtype)
 
 
 @torch.no_grad()
-def _frame(ranks: Ranks, sets: Sequence[Tensor]) -> tuple[list[int], Tensor, Tensor, Tensor]:
-    """Rows of each set, their mean (D,), the largest distance from it, whether all are equal.
+def _frame(ranks: Ranks, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The greatest entries (D,), from which all rows are taken, and the largest range of a column.
 
-    The loss depends on neither shift nor scale, so these are constants to every derivative.
+    The loss depends on neither shift nor scale, so these are constants to every derivative. Rows
+    that are all equal become exactly 0, others between -1 and 0.
     """
-    rows = torch.cat(list(sets))
-    many = rows.new_tensor([len(part) for part in sets])
-    sums, many = ranks.summed([rows.sum(0), many])
-    shift = sums / many.sum()
     ends = rows.new_full((2, rows.shape[1]), -torch.inf)
     if len(rows):
         ends = torch.stack([rows.amax(0), (-rows).amax(0)])
     top, bottom = ranks.greatest(ends)
-    unit = torch.maximum(top - shift, bottom + shift).amax()
-    equal = (top + bottom == 0).all()
-    return [int(n) for n in many.tolist()], shift, torch.where(unit > 0, unit, 1.0), equal
+    unit = (top + bottom).amax()
+    return top, torch.where(unit > 0, unit, 1.0)
 
 
 def _norm(rows: Tensor) -> Tensor:

@@ -120,6 +120,7 @@ LOSSES = {
     "single rows": ((1, 1, 1), (0, 1, 0), "nothing"),
     "far away": ((4, 4, 6), (1, 3, 3), "far"),
     "tiny": ((4, 4, 6), (1, 3, 3), "tiny"),
+    "huge": ((4, 4, 6), (1, 3, 3), "huge"),
     "on a mean": ((2, 2, 3), (1, 1, 1), "on a mean"),
     "all equal": ((3, 2, 4), (1, 2, 2), "equal"),
 }
@@ -130,7 +131,12 @@ def sets_of(counts, what):
     sets = [torch.randn(n, 3, generator=generator).double() for n in counts]
     if what == "on a mean":
         sets[0][1] = sets[2][1] = sets[0][0]
-    change = {"far": lambda z: z + 1e6, "tiny": lambda z: z * 1e-150, "equal": lambda z: 0 * z + 7}
+    change = {
+        "far": lambda z: z + 1e12,
+        "tiny": lambda z: z * 1e-150,
+        "huge": lambda z: z * 1e160,
+        "equal": lambda z: 0 * z + 0.7,
+    }
     return [change.get(what, lambda z: z)(z) for z in sets]
 
 
@@ -163,8 +169,7 @@ def test_the_validation_loss(pair, case):
     assert_same(found, elsewhere, rtol=0, atol=0)
     scale = 1e150 if case == "tiny" else 1  # of what is divided by embeddings
     for value, other in zip(found, expected, strict=True):
-        bound = 1e-9 if case == "far" else 1e-12  # of 16 digits, 6 are the mean's
-        bound *= max(1.0, min(scale, other.abs().max().item()))
+        bound = 1e-12 * max(1.0, min(scale, other.abs().max().item()))
         assert torch.isfinite(value).all()
         torch.testing.assert_close(value, other, rtol=1e-9, atol=bound)
     if case == "all equal":
