@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -31,6 +32,7 @@ from stssad_fast.devices import find_device
 from stssad_fast.errors import InputError
 from stssad_fast.tuning import selection
 from stssad_fast.tuning.density import GaussianDensity
+from stssad_fast.tuning.ranks import Ranks
 from stssad_fast.tuning.tuner import Strategy, TunerConfig
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {
@@ -107,6 +109,10 @@ class STSSAD(OutlierMixin, BaseEstimator):
             threads are divided; None: 1; -1: as many as threads. Each needs the memory of one.
             Results are equal to the last bit if every process has as many threads as one that runs
             them in a row. In a script, call :meth:`fit` under ``if __name__ == "__main__":``.
+        distributed: several processes work on this fit, each on its share of every batch, to the
+            result of one. Call :meth:`fit` in each, with the same arguments, after
+            ``torch.distributed.init_process_group``; start them with ``torchrun``.
+            ``batch_size`` is that of all together. The first one alone writes the checkpoint.
         random_state: seed; with an int, two fits on a CPU are equal to the last bit.
         device: ``"auto"`` (a GPU if there is one), or a torch device.
 
@@ -154,6 +160,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "selection": [StrOptions({"score_variance", "score_shift"})],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "n_jobs": [None, Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
+        "distributed": ["boolean"],
         "random_state": ["random_state"],
         "device": [str],
     }
@@ -190,6 +197,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         selection: Literal["score_variance", "score_shift"] = "score_shift",
         contamination: float | Literal["auto"] = "auto",
         n_jobs: int | None = None,
+        distributed: bool = False,
         random_state: int | np.random.RandomState | None = None,
         device: str = "auto",
     ) -> None:
@@ -222,6 +230,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.selection = selection
         self.contamination = contamination
         self.n_jobs = n_jobs
+        self.distributed = distributed
         self.random_state = random_state
         self.device = device
 
@@ -250,17 +259,18 @@ class STSSAD(OutlierMixin, BaseEstimator):
 
         Raises:
             InputError: the pictures cannot be used or are no longer there, the checkpoint is
-                damaged or of another run, or a process of ``n_jobs`` was ended; the message says
-                what to do.
+                damaged or of another run, a process of ``n_jobs`` or ``distributed`` was ended, or
+                their pictures or parameters differ; the message says what to do.
             ValueError: a parameter is out of range.
         """
         self.check_parameters()
-        train, test = as_train_test(train_images, test_images, min_side=MIN_IMAGE_SIZE)
-        path = None if checkpoint_path is None else Path(checkpoint_path)
-        seed = selection.saved_seed(path) if path and resume and self.random_state is None else None
-        if seed is None:
-            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         device = find_device(self.device)
+        ranks = Ranks(device) if self.distributed else None
+        with ranks.joined() if ranks else nullcontext():
+            train, test = as_train_test(train_images, test_images, min_side=MIN_IMAGE_SIZE)
+        path = None if checkpoint_path is None else Path(checkpoint_path)
+        draw = partial(self._seed, path if resume else None)
+        seed = ranks.first(draw) if ranks else draw()
         starts = self._starts()
         places = [start.describe() for start in starts]
         self.image_shape_ = tuple(train.shape[1:])
@@ -284,6 +294,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 *([] if self.backbone is None else [backbone_digest(self.backbone)]),
             ],
             device,
+            ranks,
         )
         if resume:
             search.resume()
@@ -304,7 +315,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         """Raise what :meth:`fit` would raise for the parameters alone.
 
         Raises:
-            InputError: the augmentation, its starts, the device or ``graph`` cannot be used.
+            InputError: augmentation, starts, device, ``graph`` or ``distributed`` cannot be used.
             ValueError: a parameter is out of range.
         """
         self._validate_params()
@@ -319,6 +330,17 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 f"validation is 'all' and validation_distance {self.validation_distance!r}, which "
                 "compares all pairs of pictures; set validation to 'batch'"
             )
+        unshared = {
+            "graph": self.graph,
+            "n_jobs": (self.n_jobs or 1) != 1,
+            "validation_distance": self.validation_distance != "mean_distance",
+        }
+        for name, wanted in unshared.items():
+            if self.distributed and wanted:
+                raise InputError(
+                    f"distributed is True and {name} {getattr(self, name)}; these do not go "
+                    f"together. Leave {name} at its default, or distributed at False"
+                )
         self._starts()
         self._config().check(find_device(self.device))
 
@@ -456,6 +478,13 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 f"was fitted on {self.image_shape_}. Convert or resize them"
             )
         return checked
+
+    def _seed(self, begun: Path | None) -> int:
+        """Of the checkpoint, if there is one and nothing else says; else drawn."""
+        seed = selection.saved_seed(begun) if begun and self.random_state is None else None
+        if seed is None:
+            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        return seed
 
     def _config(self) -> TunerConfig:
         names = TunerConfig.__dataclass_fields__

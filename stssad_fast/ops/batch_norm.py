@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.overrides import handle_torch_function, has_torch_function
 
 from stssad_fast.ops import reference
 from stssad_fast.ops._operators import (
@@ -229,7 +230,10 @@ def has_kernel(x: Tensor) -> bool:
     """Whether :func:`batch_norm` of ``x`` is a kernel here, not the reference.
 
     The reference's forward and first backward are slower than those of PyTorch's own batch norm.
+    A mode that replaces ``F.batch_norm`` (``torch.overrides``) answers for itself.
     """
+    if has_torch_function((x,)):
+        return bool(handle_torch_function(has_kernel, (x,), x))
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     key, name = torch._C._dispatch_key_for_device(x.device.type), f"{LIBRARY.ns}::batch_norm"

@@ -33,6 +33,7 @@ def bilevel_step(
     velocity: Tensors | None = None,
     first_order: bool = False,
     recompute: bool = False,
+    enter: Callable[[Tensors], Tensors] = dict,
 ) -> BilevelStep:
     """Gradient of ``a -> L_val(theta'(a), a)`` with ``theta'(a)`` one SGD step (paper, Eq. 5).
 
@@ -55,13 +56,16 @@ def bilevel_step(
         first_order: drop the second term (``FO`` in the paper's tables).
         recompute: compute the inner gradient twice, so that the graph of it need not be held while
             the validation loss is differentiated: less memory, more time, the same numbers.
+        enter: differentiable; what the losses are given for parameters or hyperparameters.
     """
     theta = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     a = {name: value.detach().requires_grad_() for name, value in hyperparameters.items()}
 
-    convolutions = LeanConvolutions(() if first_order else theta.values())
+    entered, entered_a = enter(theta), enter(a)
+    convolutions = LeanConvolutions(() if first_order else entered.values())
     with convolutions:
-        inner = train_loss(theta, a)
+        inner = train_loss(entered, entered_a)
+    del entered
     again = recompute and not first_order
     gradients = _gradients(inner, theta, create_graph=not (first_order or recompute), keep=again)
     # The last pass needs the graph of the gradients, not their values.
@@ -75,10 +79,11 @@ def bilevel_step(
             updated[name] = (value - learning_rate * direction).requires_grad_()
             del direction
 
-    lean = LeanConvolutions(updated.values() if first_order else ())
+    entered = enter(updated)
+    lean = LeanConvolutions(entered.values() if first_order else ())
     lean.weights = not first_order
     with lean:
-        outer = validation_loss(updated, a)
+        outer = validation_loss(entered, entered_a)
     wanted = list(a.values()) if first_order else [*a.values(), *updated.values()]
     found = torch.autograd.grad(outer, wanted, allow_unused=True)
     total = {

@@ -1,7 +1,8 @@
 """Memory for time: the activations inside a network's parts are computed again when needed."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -19,18 +20,22 @@ def parts(network: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def recomputed(network: nn.Module, wanted: bool = True) -> Iterator[None]:
+def recomputed(
+    network: nn.Module,
+    wanted: bool = True,
+    where: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Iterator[None]:
     """Inside, a forward pass keeps, of the first half of the network, its parts' inputs alone.
 
     Pictures are largest there. The backward computes the rest again, with the parameters and
     buffers that the part had then, also if they were put there by ``functional_call``. A part that
     holds nothing to train is not touched, and random layers would draw anew: for networks without
-    them.
+    them. What the forward pass ran in is to be made by ``where``.
     """
     able = [part for part in parts(network) if list(part.parameters())]
     patched = able[: len(able) // 2] if wanted else []
     for part in patched:
-        part.forward = _recomputing(part, part.forward)
+        part.forward = _recomputing(part, part.forward, where)
     try:
         yield
     finally:
@@ -38,7 +43,11 @@ def recomputed(network: nn.Module, wanted: bool = True) -> Iterator[None]:
             del part.forward
 
 
-def _recomputing(part: nn.Module, plain: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+def _recomputing(
+    part: nn.Module,
+    plain: Callable[..., Tensor],
+    where: Callable[[], AbstractContextManager[Any]],
+) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         tensors = {**dict(part.named_parameters()), **dict(part.named_buffers())}
         first = True
@@ -48,7 +57,8 @@ def _recomputing(part: nn.Module, plain: Callable[..., Tensor]) -> Callable[[Ten
             if first:
                 first = False
                 return plain(x)
-            result: Tensor = functional_call(part, tensors, (x,))
+            with where():
+                result: Tensor = functional_call(part, tensors, (x,))
             return result
 
         found: Tensor = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)

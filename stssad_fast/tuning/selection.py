@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,16 @@ from stssad_fast.datasets import Pictures, batches
 from stssad_fast.errors import InputError
 from stssad_fast.tuning import together
 from stssad_fast.tuning.density import GaussianDensity
+from stssad_fast.tuning.distributed import DistributedTuner
 from stssad_fast.tuning.hypergradient import Tensors
+from stssad_fast.tuning.ranks import Ranks
 from stssad_fast.tuning.tuner import Tuner, TunerConfig
 
 FORMAT = 2
 """Of checkpoints."""
+
+Kept = dict[int, tuple[dict[str, Any], Tensors]]
+"""Values and tensors, by start."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,7 @@ class Search:
         path: checkpoint file, written at least every ``interval`` seconds; None for none.
         identity: JSON-able values that a checkpoint must agree on to be continued.
         device: to work on.
+        ranks: processes that work on every start together, the first of which has the checkpoint.
     """
 
     def __init__(
@@ -134,19 +141,25 @@ class Search:
         interval: float = 10.0,
         identity: Any = None,
         device: torch.device | str = "cpu",
+        ranks: Ranks | None = None,
     ) -> None:
         self.train, self.test, self.starts = train, test, starts
         self.device = torch.device(device)
         self.make_detector, self.config, self.seed = make_detector, config, seed
-        self.path, self.interval = path, interval
-        self.done: dict[int, tuple[dict[str, Any], Tensors]] = {}  # by start
-        self.begun: dict[int, tuple[dict[str, Any], Tensors]] = {}  # to be gone on with
+        self.path = path if ranks is None or ranks.rank == 0 else None
+        self.interval, self.ranks = interval, ranks
+        self.done: Kept = {}
+        self.begun: Kept = {}  # to be gone on with
         self._index = -1
         self._tuner: Tuner | None = None
         self._seconds = 0.0
         self._initial: dict[str, float] = {}
         # It goes through all pictures, which only a checkpoint is worth.
-        self.identity = path and fingerprint(train, test, [FORMAT, asdict(config), identity])
+        parameters = [FORMAT, asdict(config), identity]
+        self.identity = (ranks or path) and fingerprint(train, test, parameters)
+        if ranks:
+            ranks.compare(json.dumps([seed, parameters], default=repr), "parameters")
+            ranks.compare(str(self.identity), "pictures")
 
     @property
     def results(self) -> list[dict[str, Any]]:
@@ -175,7 +188,8 @@ class Search:
             InputError: the checkpoint cannot be written, pictures cannot be read, or a process has
                 ended before its start had.
         """
-        with postponed_interrupt(self.path is not None) as interrupted:
+        wanted = self.path is not None or self.ranks is not None
+        with postponed_interrupt(wanted) as interrupted:
             if self.path and (jobs > 1 or any(path.exists() for path in self._parts())):
                 self.gather()
             if jobs > 1:
@@ -208,10 +222,11 @@ class Search:
             if self._tuner.done:
                 self._finish(self._tuner)
             now = time.monotonic()
-            if self.path and (interrupted() or now - saved >= self.interval):
+            asked = self.ranks.agreed(interrupted) if self.ranks else interrupted
+            if self.path and (asked() or now - saved >= self.interval):
                 self.save()
                 saved = time.monotonic()
-            if interrupted():
+            if asked():
                 raise KeyboardInterrupt
 
     def _begin(self, index: int) -> Tuner:
@@ -223,7 +238,8 @@ class Search:
         if not self.config.strategy.endswith("order"):
             augmentation.draw_(generator)
         self._seconds, self._initial = 0.0, augmentation.describe()
-        tuner = Tuner(detector, augmentation, self.train, self.test, self.config, generator)
+        make = partial(DistributedTuner, self.ranks) if self.ranks else Tuner
+        tuner = make(detector, augmentation, self.train, self.test, self.config, generator)
         if index in self.begun:
             values, tensors = self.begun.pop(index)
             tuner.load_state(tensors, values)
@@ -265,6 +281,10 @@ class Search:
             }
         result["seconds"] = self._seconds + time.monotonic() - began
         kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        if self.ranks:
+            # A tensor on a GPU would arrive on the GPU of rank 0.
+            mine = result, {name: tensor.cpu() for name, tensor in kept.items()}
+            result, kept = self.ranks.first(lambda: mine)
         self.done[self._index] = result, kept
         self._tuner = None
 
@@ -304,9 +324,16 @@ class Search:
         Raises:
             InputError: the checkpoint is damaged, or of other pictures or parameters.
         """
+        if self.ranks:
+            self.done, self.begun = self.ranks.first(self._resumed)
+        else:
+            self._resumed()
+
+    def _resumed(self) -> tuple[Kept, Kept]:
         for path in (self.path, *self._parts()):
             if path and path.exists():
                 self.load(path)
+        return self.done, self.begun
 
     def gather(self) -> None:
         """Write one checkpoint, and delete those of processes that worked on a start each."""

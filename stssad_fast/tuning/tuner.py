@@ -1,7 +1,8 @@
 """Algorithm 1 of the paper for one starting point, as a sequence of steps that can be stopped."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -132,6 +133,7 @@ class Tuner:
             dtype=wide,
             device=device,
         )
+        self._sweep: Callable[..., Tensor] = loss_over_all
         self._calls: dict[str, int] = {}
         self._graphs: dict[str, torch.cuda.CUDAGraph] = {}
 
@@ -350,12 +352,12 @@ class Tuner:
     def _train_loss(self, images: Tensor) -> Loss:
         def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
             self.detector.train()
-            both = torch.cat([images, self._augment(hyperparameters, images)])
+            both = torch.cat(self._shares(images, self._augment(hyperparameters, images)))
             _, logit = self._detect(parameters, both)
             smoothing = self.config.label_smoothing
             truth = torch.full_like(logit, smoothing / 2)
-            truth[len(images) :] = 1 - smoothing / 2
-            return F.binary_cross_entropy_with_logits(logit, truth)
+            truth[len(logit) // 2 :] = 1 - smoothing / 2
+            return self._cross_entropy(logit, truth)
 
         return loss
 
@@ -367,12 +369,11 @@ class Tuner:
             self.detector.eval()
             augmented = self._augment(hyperparameters, images)
             self._look_ahead(test=False)
-            return loss_over_all(
+            return self._sweep(
                 embed,
                 parameters,
-                images,
-                augmented,
-                lambda: (batch.to(self.device) for batch in batches(self.test.pictures)),
+                *self._shares(images, augmented),
+                lambda: (b.to(self.device) for b in map(self._share, batches(self.test.pictures))),
             )
 
         return loss
@@ -383,31 +384,51 @@ class Tuner:
 
         def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
             self.detector.train(self.config.validation_norm == "joint")
-            stacked = torch.cat([images, self._augment(hyperparameters, images), test])
+            sets = self._shares(images, self._augment(hyperparameters, images), test)
             self._look_ahead(test=self.tunes and self.config.updates == 1)
             buffers = {k: v.clone() for k, v in self.detector.named_buffers()}
-            with recomputed(self.detector, self.config.recompute):
+            counts, stacked = [len(rows) for rows in sets], torch.cat(sets)
+            del sets
+            with recomputed(self.detector, self.config.recompute, self._norm):
                 embedding, _ = self._detect({**parameters, **buffers}, stacked)
-            finite = torch.isfinite(embedding).all()  # else diverged; the op would raise
-            embedding = torch.where(finite, embedding, 0.0)
-            count = len(images)
-            found = self._distance(
-                embedding[:count], embedding[count : 2 * count], embedding[2 * count :]
-            )
-            return torch.where(finite, found, math.nan)
+            return self._distance(embedding, counts)
 
         return loss
 
-    def _distance(self, train: Tensor, augmented: Tensor, test: Tensor) -> Tensor:
-        distance = self.config.validation_distance
-        if distance == "mean_distance":
-            return mean_distance_loss(train, augmented, test)
-        return mmd_loss(train, augmented, test, normalize=distance == "mmd")
+    # What DistributedTuner does otherwise.
+
+    def _enter(self, tensors: Tensors) -> Tensors:
+        """Parameters as the losses take them."""
+        return tensors
+
+    def _share(self, rows: Tensor) -> Tensor:
+        """Those of these rows that this process works on."""
+        return rows
+
+    def _shares(self, *sets: Tensor) -> list[Tensor]:
+        return [self._share(rows) for rows in sets]
+
+    def _norm(self) -> AbstractContextManager[Any]:
+        """Where the detector is called."""
+        return nullcontext()
+
+    def _cross_entropy(self, logit: Tensor, truth: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logit, truth)
+
+    def _distance(self, embedding: Tensor, counts: Sequence[int]) -> Tensor:
+        """``L_val`` of so many training, augmented and test rows; not a number if one is not."""
+        finite = torch.isfinite(embedding).all()  # else diverged; the op would raise
+        sets = torch.where(finite, embedding, 0.0).split(list(counts))
+        if self.config.validation_distance == "mean_distance":
+            found = mean_distance_loss(*sets)
+        else:
+            found = mmd_loss(*sets, normalize=self.config.validation_distance == "mmd")
+        return torch.where(finite, found, math.nan)
 
     def _detect(self, tensors: Tensors, images: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings and logits, in float32 whatever the precision of the network."""
         lower = self.config.precision == "bfloat16"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=lower):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=lower), self._norm():
             embedding, logit = functional_call(self.detector, tensors, (images,))
         return (embedding.float(), logit.float()) if lower else (embedding, logit)
 
@@ -415,7 +436,8 @@ class Tuner:
         """One SGD step of the detector at the present augmentation."""
         parameters: Tensors = dict(self.detector.named_parameters())
         hyperparameters = {k: v.detach() for k, v in self.augmentation.named_parameters()}
-        loss = self._train_loss(self._draw(self.train))(parameters, hyperparameters)
+        entered = self._enter(parameters)
+        loss = self._train_loss(self._draw(self.train))(entered, hyperparameters)
         self._look_ahead(test=not self.tunes)
         gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
         with torch.no_grad():
@@ -438,6 +460,7 @@ class Tuner:
             velocity=self._velocity,
             first_order=self.config.strategy == "first_order",
             recompute=self.config.recompute,
+            enter=self._enter,
         )
         _copy(parameters, step.parameters)
         state = {

@@ -16,6 +16,8 @@ def loss_over_all(
     train: Tensor,
     augmented: Tensor,
     batches: Callable[[], Iterable[Tensor]],
+    distance: Callable[[Tensor, Tensor, Tensor], Tensor] = mean_distance_loss,
+    total: Callable[[Tensor], Tensor] = torch.Tensor.clone,
 ) -> Tensor:
     """``L_val`` (Eq. 2-3) against every test picture; one batch's graph is held at a time.
 
@@ -30,6 +32,8 @@ def loss_over_all(
         parameters: ``theta`` by name; all require gradients, if gradients are enabled.
         train, augmented: pictures (N, C, H, W), held in the graph as a whole.
         batches: gives all test pictures, the same each time it is called.
+        distance: of the embeddings of training, augmented and test pictures.
+        total: differentiable sum over the processes that share the pictures; default: one.
 
     Returns:
         a scalar; not a number if an embedding is not finite.
@@ -37,23 +41,23 @@ def loss_over_all(
     with torch.no_grad():
         test = torch.cat([embed(parameters, batch) for batch in batches()])
     both = embed(parameters, torch.cat([train, augmented]))
-    if not (torch.isfinite(both).all() and torch.isfinite(test).all()):
-        return math.nan * both.sum()  # diverged; the op would raise
+    strange = total((~torch.isfinite(both)).sum() + (~torch.isfinite(test)).sum())
+    if strange > 0:
+        return math.nan * total(both.sum())  # diverged; the op would raise
     test.requires_grad_(torch.is_grad_enabled())
-    loss = mean_distance_loss(both[: len(train)], both[len(train) :], test)
+    loss = distance(both[: len(train)], both[len(train) :], test)
     if not torch.is_grad_enabled():
         return loss
     (wanted,) = torch.autograd.grad(loss, test, retain_graph=True)
     theta = list(parameters.values())
-    total = [torch.zeros_like(value) for value in theta]
+    found = [torch.zeros_like(value) for value in theta]
     begin = 0
     for batch in batches():
         embedding = embed(parameters, batch)
         rows = wanted[begin : begin + len(batch)]
         begin += len(batch)
-        found = torch.autograd.grad(embedding, theta, rows, materialize_grads=True)
-        torch._foreach_add_(total, found)
-    for value, gradient in zip(theta, total, strict=True):
-        linear = (value * gradient).sum()  # its gradient is what the sweep has found
-        loss = loss + (linear - linear.detach())
-    return loss
+        own = torch.autograd.grad(embedding, theta, rows, materialize_grads=True)
+        torch._foreach_add_(found, own)
+    parts = [(value * gradient).sum() for value, gradient in zip(theta, found, strict=True)]
+    linear = total(torch.stack(parts).sum())  # its gradient is what the sweep has found
+    return loss + (linear - linear.detach())
