@@ -186,7 +186,7 @@ def _made(
 
 def made_name(size: float, aspect: float) -> str:
     """Name of the task whose anomalies CutDiff makes."""
-    return f"size {size:g}, aspect {aspect:g}"
+    return f"size {size:g} aspect {aspect:g}"
 
 
 READERS: dict[str, Callable[..., Problem]] = {

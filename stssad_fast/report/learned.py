@@ -35,7 +35,7 @@ SHOWN = 6
 PICTURES = 8
 """Pictures of a kind in the figure of a class."""
 
-_MADE = re.compile(r"size ([\d.e-]+), aspect ([\d.e-]+)")
+_MADE = re.compile(r"size ([\d.e-]+) aspect ([\d.e-]+)")
 
 
 def learned_plots(

@@ -1,0 +1,97 @@
+"""experiment lemma, gallery, semantic, defects, demonstrative: from the command to the page."""
+
+import json
+
+import pytest
+
+SMALL = ["--seeds", 1, "--jobs", 1, "--image-size", 16, "--set", "width=1"]
+SMALL += ["--set", "warm_up=1", "--set", "iterations=2", "--set", "updates=1"]
+SMALL += ["--set", "batch_size=4"]
+
+
+def test_lemma(cli, tmp_path):
+    result = cli.accepted("experiment", "lemma", "--out", tmp_path / "run", "--points", 7)
+    assert "L_val is least, 1.000000, at u1 = 0, u2 = 0" in result.stdout
+    page = (tmp_path / "run/index.html").read_text()
+    assert "L_val is least" in page
+    assert (tmp_path / "run/figures/lemma.png").exists()
+    cli.refused("experiment", "lemma", "--out", tmp_path / "run", "--points", 6, match="odd number")
+
+
+def test_gallery(cli, tmp_path):
+    cli.accepted(
+        *("experiment", "gallery", "--out", tmp_path / "run"),
+        *("--image", cli.data / "test/hole/0.png"),
+    )
+    assert (tmp_path / "run/figures/gallery.svg").exists()
+    arguments = ("experiment", "gallery", "--out", tmp_path / "other", "--runs", tmp_path)
+    cli.refused(*arguments, match="has no figures of learned augmentations")
+
+
+def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["experiment", "defects", "--data", cli.data, "--out", out, *SMALL]
+    arguments += ["--methods", "RD-CD,ST-SSAD"]
+    result = cli.accepted(*arguments)
+    assert "| data/hole |" in result.stdout
+    for name in ("index.html", "table.md", "ablation.md", "runs.csv", "summary.csv"):
+        assert (out / name).stat().st_size > 0
+    for name in ("auc", "differences", "learned", "embeddings"):
+        assert (out / f"figures/{name}.png").exists()
+    assert "chosen by S" in (out / "ablation.md").read_text()
+    lines = (out / "jobs.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 4
+    assert all(json.loads(line)["status"] == "done" for line in lines)
+    assert str(tmp_path) not in "".join(lines)
+
+    again = cli.accepted(*arguments, "--selection", "score_variance")
+    assert "5 of 5 jobs were done before" in again.stderr
+    assert (out / "jobs.jsonl").read_text().splitlines() == lines
+
+    gallery = tmp_path / "gallery"
+    cli.accepted("experiment", "gallery", "--runs", out, "--out", gallery)
+    assert (gallery / "figures/learned-run.png").exists()
+
+
+def test_semantic(cli, tmp_path):
+    out = tmp_path / "run"
+    cli.accepted(
+        *("experiment", "semantic", "--out", out, *SMALL),
+        *("--methods", "ST-SSAD,RD-RO", "--tasks", "6/9", "--normal", "6"),
+        *("--set", 'starts=[{"angle": 180}]', "--train-limit", 20, "--test-limit", 8),
+    )
+    assert "6/9 | " in (out / "table.md").read_text()
+    assert (out / "figures/learned.png").exists()
+
+
+def test_demonstrative(cli, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["experiment", "demonstrative", "--out", out, *SMALL]
+    arguments += ["--train-limit", 8, "--test-limit", 4, "--set", 'starts=[{"size": 0.02}]']
+    cli.accepted(*arguments, "--tasks", "size 0.04 aspect 1")
+    assert (out / "table.md").read_text().count("| size 0.") == 1
+    assert (out / "figures/recovered.png").exists()
+    assert (out / "figures/trajectories.png").exists()
+    assert cli.accepted(*arguments).stderr.count("1 of 25 jobs were done before") == 1
+    assert (out / "table.md").read_text().count("| size 0.") == 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["defects", "--data", "nowhere"], "nowhere does not exist"),
+        (["semantic", "--normal", "six"], "expected class numbers like 2,6"),
+        (["semantic", "--methods", "SVM"], "no method SVM; choose from AE"),
+        (["semantic", "--data", "nowhere"], "nowhere does not exist"),
+        (["semantic", "--set", "depht=10"], "depht=10 is not understood"),
+        (["semantic", "--set", "random_state=1"], "do not set random_state"),
+        (["demonstrative", "--data", "marble"], "marble does not exist"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(cli, tmp_path, arguments, match):
+    cli.refused("experiment", *arguments, "--out", tmp_path / "run", *SMALL, match=match)
+
+
+def test_an_unknown_backbone_is_refused(cli, tmp_path):
+    arguments = ("--data", cli.data, "--backbone", "vgg", "--out", tmp_path / "run")
+    cli.refused("experiment", "defects", *arguments, match="expected one of efficientnet_lite0")

@@ -1,0 +1,75 @@
+"""From jobs to AUCs: the starts of a fit, the choice among them, and fits that are not whole."""
+
+import pytest
+
+from stssad_fast.experiments import outcomes
+from stssad_fast.experiments.scores import Score
+from stssad_fast.experiments.store import Record
+
+
+def record(method, task, seed, tests, start=None):
+    config = {"method": method, "seed": seed, "tasks": task}
+    if start is not None:
+        config["start"] = start
+    return Record(
+        key=f"{method}{task}{seed}{start}",
+        config=config,
+        label="",
+        group=method,
+        status="done",
+        values={"tests": tests},
+        reason=None,
+        seconds=1.0,
+        when="2026-01-01T00:00:00+00:00",
+        about={},
+    )
+
+
+def start(method, number, auc, shift, variance, seed=0):
+    found = {"auc": auc, "score_shift": shift, "score_variance": variance}
+    tests = {"hole": found if auc is not None else {"auc": None}}
+    return record(method, {"hole": "tile/hole"}, seed, tests, {"size": number})
+
+
+STARTS = [
+    start("ST-SSAD", 1, 0.6, 0.1, 30.0),
+    start("ST-SSAD", 2, 0.9, 0.7, 20.0),
+    start("ST-SSAD", 3, None, None, None),
+]
+
+
+@pytest.mark.parametrize(("rule", "auc"), [("score_shift", 0.9), ("score_variance", 0.6)])
+def test_the_rule_chooses_among_the_starts(rule, auc):
+    assert outcomes.scores(STARTS, 3, rule) == [Score("tile/hole", "ST-SSAD", 0, auc)]
+
+
+def test_a_fit_counts_when_all_its_starts_are_done():
+    assert outcomes.scores(STARTS[:2], 3, "score_shift") == []
+    other = [start("ST-SSAD", 1, 0.5, 0.1, 1.0, seed=1), start("FO", 1, 0.5, 0.1, 1.0)]
+    assert len(outcomes.scores([*STARTS, *other], 3, "score_shift")) == 1
+
+
+def test_a_fit_whose_starts_have_all_diverged_tells_nothing_apart():
+    diverged = [start("FO", number, None, None, None) for number in range(2)]
+    assert outcomes.scores(diverged, 2, "score_shift") == [Score("tile/hole", "FO", 0, 0.5)]
+    assert outcomes.ablation(diverged, 2) == []
+
+
+def test_a_job_for_all_tasks_gives_each_its_auc():
+    tests = {"hole": {"auc": 0.7}, "cut": {"auc": 0.2}}
+    found = record("AE", {"hole": "tile/hole", "cut": "tile/cut"}, 4, tests)
+    assert outcomes.scores([found], 4, "score_shift") == [
+        Score("tile/hole", "AE", 4, 0.7),
+        Score("tile/cut", "AE", 4, 0.2),
+    ]
+
+
+def test_the_ablation_has_both_rules_the_mean_and_the_best_start_of_our_method_alone():
+    others = [start("FO", number, 0.1, 1.0, 1.0) for number in range(3)]
+    found = {score.method: score.auc for score in outcomes.ablation([*STARTS, *others], 3)}
+    assert found == {
+        "chosen by shift": 0.9,
+        "chosen by S": 0.6,
+        "mean of starts": pytest.approx(0.75),
+        "best start": 0.9,
+    }

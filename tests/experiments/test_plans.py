@@ -1,0 +1,79 @@
+"""The plan of an experiment: which jobs there are, in which order, and what tells them apart."""
+
+from collections import Counter
+
+import pytest
+
+from stssad_fast.errors import InputError
+from stssad_fast.experiments import plans, settings
+
+METHODS = ["AE", "RD-RO", "ST-SSAD"]
+PARTS = plans.semantic("digits", [2, 6], 16, 20, 10)
+PARAMETERS = settings.parameters("semantic", "small", {})
+
+
+def plan(**given):
+    return plans.plan(
+        **{"parts": PARTS, "methods": METHODS, "seeds": range(2), "parameters": PARAMETERS} | given
+    )
+
+
+def test_tuned_methods_have_a_job_for_every_task_and_start_and_others_one_for_all_tasks():
+    jobs = plan()
+    assert Counter(job.config["method"] for job in jobs) == {
+        "AE": 2 * 2,
+        "RD-RO": 2 * 2,
+        "ST-SSAD": 2 * 2 * 9 * 4,
+    }
+    assert len({job.key for job in jobs}) == len(jobs)
+    (job,) = (j for j in jobs if j.label == "6/9 · ST-SSAD · angle 135 · seed 1")
+    assert job.config["tests"] == ["9"]
+    assert job.config["start"] == {"angle": 135.0}
+    assert job.config["parameters"]["augmentation"] == "rotation"
+    untuned = next(job for job in jobs if job.config["method"] == "AE")
+    assert untuned.config["tasks"]["0"] == "2/0"
+    assert len(untuned.config["tests"]) == 9
+
+
+def test_seeds_are_outermost_so_that_an_unfinished_run_has_whole_rows():
+    seeds = [job.config["seed"] for job in plan()]
+    assert seeds == sorted(seeds)
+
+
+def test_starts_can_be_chosen():
+    given = settings.parameters("semantic", "small", {"starts": [{"angle": 10.0}]})
+    jobs = plan(methods=["ST-SSAD"], parameters=given, seeds=[0])
+    assert [job.config["start"] for job in jobs] == [{"angle": 10.0}] * 18
+
+
+def test_chosen_tasks_keep_what_serves_them():
+    jobs = plan(tasks=["6/9"], seeds=[0])
+    assert Counter(job.config["method"] for job in jobs) == {"AE": 1, "RD-RO": 1, "ST-SSAD": 4}
+    assert len(plan(seeds=[0], methods=["AE"])[0].config["tests"]) == 9
+
+
+def test_what_is_unknown_is_refused_with_the_choices():
+    with pytest.raises(InputError, match=r"no method XX; choose from AE, DeepSVDD"):
+        plan(methods=["XX"])
+    with pytest.raises(InputError, match=r"no task 6/11; choose from 2/0, 2/1"):
+        plan(tasks=["6/11"])
+    with pytest.raises(InputError, match="experiments do not set verbosity"):
+        settings.parameters("defects", "small", {"verbosity": 3})
+
+
+def test_the_papers_preset_is_appendix_c():
+    tuned = settings.parameters("semantic", "paper", {})["tuned"]
+    expected = {"batch_size": 256, "warm_up_epochs": 40, "updates": 5, "iterations": 100}
+    assert tuned | expected == tuned
+    assert (tuned["depth"], tuned["width"]) == (18, 64)
+    assert (tuned["parametrization"], tuned["hyper_optimizer"]) == ("cholesky", "sgd")
+    replaced = settings.parameters("defects", "paper", {"warm_up": 3})["tuned"]
+    assert replaced["warm_up"] == 3
+    assert "warm_up_epochs" not in replaced
+
+
+def test_a_backbone_takes_the_place_of_the_resnet_in_every_trained_method():
+    found = settings.parameters("defects", "small", {}, "efficientnet_lite0")
+    for kind in ("tuned", "random"):
+        assert found[kind]["backbone"] == "efficientnet_lite0"
+        assert not {"depth", "width"} & set(found[kind])
