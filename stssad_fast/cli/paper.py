@@ -266,7 +266,7 @@ stssad-fast experiment gallery --image tile.png --runs runs/defects --runs runs/
 def gallery(
     out: Out,
     image: Annotated[
-        Path | None, typer.Option(help="A picture. Default: gravel, from scikit-image.")
+        Path | None, typer.Option(help="A picture. Default: bricks, from scikit-image.")
     ] = None,
     runs: Annotated[
         list[Path] | None,
