@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -30,7 +31,7 @@ from stssad_fast.detectors import (
 )
 from stssad_fast.devices import find_device
 from stssad_fast.errors import InputError
-from stssad_fast.tuning import selection
+from stssad_fast.tuning import ensemble, selection
 from stssad_fast.tuning.density import GaussianDensity
 from stssad_fast.tuning.ranks import Ranks
 from stssad_fast.tuning.tuner import Strategy, TunerConfig
@@ -103,6 +104,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
             every few steps only, unless progress is shown.
         selection: which start is kept: the one of largest ``"score_shift"``, which does not depend
             on the scale of the scores, or of largest ``"score_variance"`` (Eq. 6).
+        ensemble: score by all starts together: the mean of the places that a picture has among the
+            test pictures, in [0, 1], each start weighted by its ``score_shift``
+            (:mod:`stssad_fast.tuning.ensemble`). Everything else is of the start that is kept.
         contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
             threshold of :meth:`predict`; ``"auto"``: the 95th percentile of the training scores.
         n_jobs: starts that run at the same time, each in a process of its own, among which torch's
@@ -158,6 +162,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "recompute": ["boolean"],
         "graph": ["boolean"],
         "selection": [StrOptions({"score_variance", "score_shift"})],
+        "ensemble": ["boolean"],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "n_jobs": [None, Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
         "distributed": ["boolean"],
@@ -195,6 +200,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         recompute: bool = False,
         graph: bool = False,
         selection: Literal["score_variance", "score_shift"] = "score_shift",
+        ensemble: bool = False,
         contamination: float | Literal["auto"] = "auto",
         n_jobs: int | None = None,
         distributed: bool = False,
@@ -228,6 +234,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.recompute = recompute
         self.graph = graph
         self.selection = selection
+        self.ensemble = ensemble
         self.contamination = contamination
         self.n_jobs = n_jobs
         self.distributed = distributed
@@ -303,11 +310,15 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.starts_ = search.results
         self.chosen_start_ = selection.choose(self.starts_, self.selection)
         self._restore(search.tensors[self.chosen_start_], make_detector(), device)
-        scores = np.array(self.starts_[self.chosen_start_]["scores"])
+        if self.ensemble:
+            self.members_ = [
+                _Member.of(search.tensors[index], make_detector(), device)
+                for index in ensemble.members(self.starts_)
+            ]
         if self.contamination == "auto":
             self.threshold_ = float(np.quantile(self.anomaly_scores(train), 0.95))
         else:
-            self.threshold_ = float(np.quantile(scores, 1 - self.contamination))
+            self.threshold_ = float(np.quantile(self.test_scores_, 1 - self.contamination))
         self.offset_ = -self.threshold_
         return self
 
@@ -354,13 +365,32 @@ class STSSAD(OutlierMixin, BaseEstimator):
         return selection.embed(self.detector_, checked)
 
     def anomaly_scores(self, images: Images) -> NDArray[np.float64]:
-        """Negative log-likelihood (N,) under the training density; higher is more anomalous."""
+        """Negative log-likelihood (N,) under the training density; higher is more anomalous.
+
+        With ``ensemble``, a number in [0, 1] instead.
+        """
         checked = self._checked(images)
-        found = selection.distances(self.detector_, self.density_, checked)
-        return self.density_.score_at(found)
+        if not self.ensemble:
+            return _Member(self.detector_, self.density_).scores(checked)
+        return self._combined([member.scores(checked) for member in self.members_])
+
+    @property
+    def test_scores_(self) -> NDArray[np.float64]:
+        """:meth:`anomaly_scores` (M,) of the test pictures of :meth:`fit`."""
+        check_is_fitted(self, "starts_")
+        if not self.ensemble:
+            return np.array(self.starts_[self.chosen_start_]["scores"])
+        return self._combined(self._references())
+
+    def _references(self) -> list[NDArray[np.float64]]:
+        found = (self.starts_[index]["scores"] for index in ensemble.members(self.starts_))
+        return [np.array(scores) for scores in found]
+
+    def _combined(self, scores: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        return ensemble.combine(scores, self._references(), ensemble.weights(self.starts_))
 
     def score_samples(self, images: Images) -> NDArray[np.float64]:
-        """Log-likelihood (N,) under the training density; higher is more normal."""
+        """Negative :meth:`anomaly_scores` (N,); higher is more normal."""
         return -self.anomaly_scores(images)
 
     def decision_function(self, images: Images) -> NDArray[np.float64]:
@@ -410,6 +440,8 @@ class STSSAD(OutlierMixin, BaseEstimator):
             **checkpoint.prefixed("augmentation", self.augmentation_.state_dict()),
             **checkpoint.prefixed("density", self.density_.state()),
         }
+        for index, member in enumerate(self.members_ if self.ensemble else []):
+            tensors |= checkpoint.prefixed(f"member{index}", member.tensors())
         checkpoint.save(Path(path), tensors, values)
 
     @classmethod
@@ -447,6 +479,13 @@ class STSSAD(OutlierMixin, BaseEstimator):
             model.threshold_ = values["threshold"]
             model.offset_ = -model.threshold_
             model._restore(tensors, model._detector(), place)
+            if model.ensemble:
+                model.members_ = [
+                    _Member.of(
+                        checkpoint.under(f"member{index}", tensors), model._detector(), place
+                    )
+                    for index in range(len(ensemble.members(model.starts_)))
+                ]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if name:
                 raise InputError(
@@ -462,12 +501,10 @@ class STSSAD(OutlierMixin, BaseEstimator):
     def _restore(
         self, tensors: dict[str, Tensor], detector: nn.Module, device: torch.device
     ) -> None:
-        self.detector_ = detector.to(device)
-        self.detector_.load_state_dict(checkpoint.under("detector", tensors))
-        self.detector_.eval()
+        kept = _Member.of(tensors, detector, device)
+        self.detector_, self.density_ = kept.detector, kept.density
         self.augmentation_ = self._starts()[0].to(device)
         self.augmentation_.load_state_dict(checkpoint.under("augmentation", tensors))
-        self.density_ = GaussianDensity.from_state(checkpoint.under("density", tensors))
 
     def _checked(self, images: Images) -> Pictures:
         check_is_fitted(self, "starts_")
@@ -550,6 +587,29 @@ class STSSAD(OutlierMixin, BaseEstimator):
         """Whether the strategy needs no gradient, or there is something that takes one."""
         tunes = self.strategy.endswith("order")
         return not tunes or any(value.requires_grad for value in augmentation.parameters())
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What scores pictures by one start."""
+
+    detector: nn.Module
+    density: GaussianDensity
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor], detector: nn.Module, device: torch.device) -> Self:
+        detector = detector.to(device).eval()
+        detector.load_state_dict(checkpoint.under("detector", tensors))
+        return cls(detector, GaussianDensity.from_state(checkpoint.under("density", tensors)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {
+            **checkpoint.prefixed("detector", self.detector.state_dict()),
+            **checkpoint.prefixed("density", self.density.state()),
+        }
+
+    def scores(self, images: Pictures) -> NDArray[np.float64]:
+        return self.density.score_at(selection.distances(self.detector, self.density, images))
 
 
 def _at(pictures: Pictures, device: torch.device) -> Pictures:

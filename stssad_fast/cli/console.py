@@ -204,7 +204,8 @@ def summary(console: Console, results: Mapping[str, Any]) -> None:
         f"{results['flagged']} of {results['test_pictures']} test pictures lie above the threshold."
     )
     if labelled:
-        console.print(f"AUC {_auc(results['auc'])}; the labels were used for this alone.")
+        whose = " of all starts together" if results.get("ensemble") else ""
+        console.print(f"AUC{whose} {_auc(results['auc'])}; the labels were used for this alone.")
 
 
 def _auc(value: float | None) -> str:

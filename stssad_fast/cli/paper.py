@@ -60,8 +60,8 @@ Assignments = Annotated[
     ),
 ]
 Selection = Annotated[
-    Literal["score_shift", "score_variance"],
-    typer.Option(help="Which start is kept; changes the tables, no job."),
+    Literal["score_shift", "score_variance", "ensemble"],
+    typer.Option(help="Which start is kept, or all of them together; changes the tables, no job."),
 ]
 
 

@@ -267,13 +267,14 @@ def results(model: STSSAD, labels: Any = None) -> dict[str, Any]:
         | {"auc": None if start["scores"] is None else _auc(labels, start["scores"])}
         for start in model.starts_
     ]
-    scores = np.array(model.starts_[model.chosen_start_]["scores"])
+    scores = model.test_scores_
     return {
         "augmentation": model.augmentation,
         "starts": kept,
         "selection": model.selection,
+        "ensemble": model.ensemble,
         "chosen": model.chosen_start_,
-        "auc": kept[model.chosen_start_]["auc"],
+        "auc": area_under_roc(labels, scores),
         "threshold": model.threshold_,
         "flagged": int((scores > model.threshold_).sum()),
         "test_pictures": len(scores),
@@ -296,7 +297,7 @@ def predicted(score: float, threshold: float) -> str:
 def _scores_csv(model: STSSAD, names: Sequence[str], test: ImageSet) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    scores = model.starts_[model.chosen_start_]["scores"]
+    scores = model.test_scores_.tolist()
     rows = [
         [name, repr(score), predicted(score, model.threshold_)]
         for name, score in zip(names, scores, strict=True)

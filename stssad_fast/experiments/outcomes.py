@@ -1,17 +1,23 @@
 """From the jobs of a run to single AUCs: the starts of one fit, and the choice among them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from stssad_fast.experiments.methods import METHODS, OURS
 from stssad_fast.experiments.scores import Score
 from stssad_fast.experiments.store import Record
+from stssad_fast.tuning import ensemble
 
 Rule = Literal["score_shift", "score_variance"]
-RULES: dict[str, Rule] = {"shift": "score_shift", "S": "score_variance"}
+RULES: dict[str, Rule] = {"chosen by shift": "score_shift", "chosen by S": "score_variance"}
+
+Judge = Callable[["Fit"], float | None]
+"""AUC of a fit, None if it cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +69,43 @@ def fits(records: Iterable[Record], starts: int) -> list[Fit]:
     return [Fit(*key, found) for key, found in groups.items() if len(found) == starts]
 
 
-def scores(records: Sequence[Record], starts: int, rule: Rule) -> list[Score]:
-    """The AUC of every task, method and seed that is complete; of a tuned one, the chosen start's.
+def chosen_auc(fit: Fit, rule: Rule) -> float:
+    """AUC of the start that the rule keeps; 0.5, as nothing is told apart, if all diverged."""
+    chosen = fit.chosen(rule)
+    return 0.5 if chosen is None else float(measured(chosen)["auc"])
 
-    A fit whose starts have all diverged tells nothing apart: its AUC is 0.5.
+
+def ensemble_auc(fit: Fit, scores: Sequence[NDArray[Any]], labels: NDArray[np.int64]) -> float:
+    """AUC of all starts together (:mod:`stssad_fast.tuning.ensemble`).
+
+    Args:
+        fit: with starts that did not all diverge.
+        scores: of the test pictures, by each start that did not diverge.
+        labels: of the same, 0 normal and 1 anomalous.
     """
+    found = [measured(record) | {"scores": measured(record)["auc"]} for record in fit.records]
+    together = ensemble.combine(scores, scores, ensemble.weights(found))
+    return float(roc_auc_score(labels, together))
+
+
+def scores(records: Sequence[Record], starts: int, judge: Judge) -> list[Score]:
+    """The AUC of every task, method and seed that is complete; of a tuned one, the judge's."""
     found = list(_untuned(records))
     for fit in fits(records, starts):
-        chosen = fit.chosen(rule)
-        auc = 0.5 if chosen is None else float(measured(chosen)["auc"])
-        found.append(Score(fit.task, fit.method, fit.seed, auc))
+        auc = judge(fit)
+        if auc is not None:
+            found.append(Score(fit.task, fit.method, fit.seed, auc))
     return found
 
 
-def ablation(records: Sequence[Record], starts: int) -> list[Score]:
-    """Of our method: the choice by either rule, the mean of all starts, and the best of them.
+def ablation(records: Sequence[Record], starts: int, together: Judge) -> list[Score]:
+    """Of our method: either rule, all starts together, their mean AUC, and that of the best.
 
     The best start needs labels: it is what a perfect choice would reach.
+
+    Args:
+        records, starts: as for :func:`fits`.
+        together: AUC of all starts together.
     """
     found = []
     for fit in fits(records, starts):
@@ -87,10 +113,9 @@ def ablation(records: Sequence[Record], starts: int) -> list[Score]:
         if fit.method != OURS or not aucs:
             continue
         for name, rule in RULES.items():
-            chosen = fit.chosen(rule)
-            assert chosen is not None
-            auc = float(measured(chosen)["auc"])
-            found.append(Score(fit.task, f"chosen by {name}", fit.seed, auc))
+            found.append(Score(fit.task, name, fit.seed, chosen_auc(fit, rule)))
+        if (auc := together(fit)) is not None:
+            found.append(Score(fit.task, "all together", fit.seed, auc))
         found.append(Score(fit.task, "mean of starts", fit.seed, float(np.mean(aucs))))
         found.append(Score(fit.task, "best start", fit.seed, max(aucs)))
     return found

@@ -63,7 +63,7 @@ def learned_plots(
         plots += _demonstrative(kept, store)
     else:
         sources = {job.key: job for job in jobs}
-        read = [(fit, record, _problem(sources[record.key])) for fit, record in some]
+        read = [(fit, record, problem_of(sources[record.key])) for fit, record in some]
         plots.append(_defects(read) if name == "defects" else _semantic(read))
     maps = [(fit.task, sets) for fit, record in some if (sets := _embeddings(store, record, jobs))]
     if maps:
@@ -79,7 +79,8 @@ def learned_plots(
     return plots
 
 
-def _problem(job: Job) -> Problem:
+def problem_of(job: Job) -> Problem:
+    """The pictures of a job."""
     data = job.config["data"]
     return problems.read(data["reader"], job.sources["data"], data["options"])
 
@@ -186,7 +187,7 @@ def _embeddings(store: Store, record: Record, jobs: Sequence[Job]) -> EmbeddingS
     if "embedding/test" not in arrays:
         return None
     (name,) = record.config["tests"]
-    labels = _problem(next(job for job in jobs if job.key == record.key)).tests[name].labels
+    labels = problem_of(next(job for job in jobs if job.key == record.key)).tests[name].labels
     test = arrays["embedding/test"]
     return EmbeddingSets(
         arrays["embedding/train"],

@@ -5,22 +5,25 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stssad_fast.checkpoint import write_text
 from stssad_fast.errors import InputError
 from stssad_fast.experiments import outcomes, paper
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import METHODS, starts
-from stssad_fast.experiments.outcomes import Rule
+from stssad_fast.experiments.outcomes import Fit, Rule, chosen_auc, measured
 from stssad_fast.experiments.scores import Score, Summary, summarize
 from stssad_fast.experiments.store import Record, Store
 from stssad_fast.experiments.tables import markdown, runs_csv, summary_csv
 from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
-from stssad_fast.report.learned import learned_plots
+from stssad_fast.report.learned import learned_plots, problem_of
 from stssad_fast.report.plot import Plot, save_plots
+
+Selection = Rule | Literal["ensemble"]
 
 PAGE, TABLE, ABLATION, FIGURES = "index.html", "table.md", "ablation.md", "figures"
 
@@ -32,7 +35,9 @@ TITLES = {
 PAPERS = {"defects": paper.DEFECTS, "semantic": paper.SEMANTIC}
 
 
-def write_results(name: str, out: Path, jobs: Sequence[Job], store: Store, selection: Rule) -> Path:
+def write_results(
+    name: str, out: Path, jobs: Sequence[Job], store: Store, selection: Selection
+) -> Path:
     """Write what a run has come to so far: tables, figures and the page.
 
     Args:
@@ -40,7 +45,7 @@ def write_results(name: str, out: Path, jobs: Sequence[Job], store: Store, selec
         out: folder of the run.
         jobs: its plan.
         store: what is known of them.
-        selection: the rule that chooses among starts.
+        selection: the rule that chooses among starts, or "ensemble" for all of them together.
 
     Returns:
         The page.
@@ -51,12 +56,14 @@ def write_results(name: str, out: Path, jobs: Sequence[Job], store: Store, selec
     records = [store.done[job.key] for job in jobs if job.key in store.done]
     failed = [store.failed[job.key] for job in jobs if job.key in store.failed]
     count = _starts(jobs)
-    summary = summarize(outcomes.scores(records, count, selection), **_expected(jobs))
+    together = partial(_together, {job.key: job for job in jobs}, store)
+    judge = together if selection == "ensemble" else partial(chosen_auc, rule=selection)
+    summary = summarize(outcomes.scores(records, count, judge), **_expected(jobs))
     printed = PAPERS.get(name)
     write_text(out / TABLE, markdown(summary, printed) + "\n")
     write_text(out / "runs.csv", runs_csv(summary))
     write_text(out / "summary.csv", summary_csv(summary, printed))
-    chosen = outcomes.ablation(records, count)
+    chosen = outcomes.ablation(records, count, together)
     if chosen:
         write_text(out / ABLATION, markdown(_ablation(chosen, jobs)) + "\n")
     page = ExperimentPage(
@@ -67,7 +74,13 @@ def write_results(name: str, out: Path, jobs: Sequence[Job], store: Store, selec
         [Failure(record.label, record.reason or "") for record in failed],
         summary,
         printed,
-        learned_plots(name, jobs, store, outcomes.fits(records, count), selection),
+        learned_plots(
+            name,
+            jobs,
+            store,
+            outcomes.fits(records, count),
+            "score_shift" if selection == "ensemble" else selection,
+        ),
         settings=_settings(jobs, selection),
         machine=machine(),
         versions=_versions(records),
@@ -154,7 +167,21 @@ def _ablation(chosen: Sequence[Score], jobs: Sequence[Job]) -> Summary:
     return summarize(chosen, **{**_expected(jobs), "methods": methods, "ours": methods[0]})
 
 
-def _settings(jobs: Sequence[Job], selection: Rule) -> dict[str, object]:
+def _together(jobs: Mapping[str, Job], store: Store, fit: Fit) -> float | None:
+    """AUC of all starts of a fit together; None where their scores are not in the folder."""
+    records = [record for record in fit.records if measured(record)["auc"] is not None]
+    if not records:
+        return 0.5
+    (name,) = records[0].config["tests"]
+    try:
+        scores = [store.arrays(record.key)[f"scores/{name}"] for record in records]
+    except InputError:
+        return None
+    labels = problem_of(jobs[records[0].key]).tests[name].labels
+    return outcomes.ensemble_auc(fit, scores, labels)
+
+
+def _settings(jobs: Sequence[Job], selection: Selection) -> dict[str, object]:
     """What the jobs of each kind share."""
     settings: dict[str, object] = {"selection": selection}
     for job in jobs:

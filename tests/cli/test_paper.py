@@ -1,6 +1,7 @@
 """experiment lemma, gallery, semantic, defects, demonstrative: from the command to the page."""
 
 import json
+import shutil
 
 import pytest
 
@@ -46,6 +47,15 @@ def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
 
     again = cli.accepted(*arguments, "--selection", "score_variance")
     assert "5 of 5 jobs were done before" in again.stderr
+    assert (out / "jobs.jsonl").read_text().splitlines() == lines
+
+    cli.accepted(*arguments, "--selection", "ensemble")
+    ensemble = (out / "table.md").read_text()
+    assert "[0/1]" not in ensemble
+    assert "all together" in (out / "ablation.md").read_text()
+    shutil.rmtree(out / "arrays")
+    cli.accepted(*arguments)  # a run whose lines alone were kept
+    assert "all together" not in (out / "ablation.md").read_text()
     assert (out / "jobs.jsonl").read_text().splitlines() == lines
 
     gallery = tmp_path / "gallery"

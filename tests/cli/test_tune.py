@@ -151,3 +151,17 @@ def test_pictures_in_their_files_and_starts_side_by_side_change_nothing(cli, tmp
     assert {path.name for path in (tmp_path / "other").iterdir()} == FILES
     (tmp_path / "other/report.html").unlink()
     cli.accepted("tune", "--out", tmp_path / "other", "--resume", "--jobs", 1, "--memory", 1)
+
+
+def test_all_starts_together(cli, tmp_path):
+    out = tmp_path / "run"
+    starts = 'starts=[{"size": 0.01}, {"size": 0.1}]'
+    more = ["--set", starts, "--set", "ensemble=true"]
+    result = cli.accepted("tune", *cli.options[:-2], "--out", out, *more)
+    assert "AUC of all starts together" in result.stdout
+    rows = list(csv.DictReader((out / "scores.csv").read_text().splitlines()))
+    assert all(0 <= float(row["score"]) <= 1 for row in rows)
+    scored = cli.accepted("score", out, cli.data / "test")
+    assert [line.split(",")[1] for line in scored.stdout.splitlines()[1:]] == [
+        row["score"] for row in rows
+    ]

@@ -1,5 +1,8 @@
 """From jobs to AUCs: the starts of a fit, the choice among them, and fits that are not whole."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 
 from stssad_fast.experiments import outcomes
@@ -31,6 +34,14 @@ def start(method, number, auc, shift, variance, seed=0):
     return record(method, {"hole": "tile/hole"}, seed, tests, {"size": number})
 
 
+def by(rule):
+    return partial(outcomes.chosen_auc, rule=rule)
+
+
+def untold(fit):
+    return None
+
+
 STARTS = [
     start("ST-SSAD", 1, 0.6, 0.1, 30.0),
     start("ST-SSAD", 2, 0.9, 0.7, 20.0),
@@ -40,25 +51,25 @@ STARTS = [
 
 @pytest.mark.parametrize(("rule", "auc"), [("score_shift", 0.9), ("score_variance", 0.6)])
 def test_the_rule_chooses_among_the_starts(rule, auc):
-    assert outcomes.scores(STARTS, 3, rule) == [Score("tile/hole", "ST-SSAD", 0, auc)]
+    assert outcomes.scores(STARTS, 3, by(rule)) == [Score("tile/hole", "ST-SSAD", 0, auc)]
 
 
 def test_a_fit_counts_when_all_its_starts_are_done():
-    assert outcomes.scores(STARTS[:2], 3, "score_shift") == []
+    assert outcomes.scores(STARTS[:2], 3, by("score_shift")) == []
     other = [start("ST-SSAD", 1, 0.5, 0.1, 1.0, seed=1), start("FO", 1, 0.5, 0.1, 1.0)]
-    assert len(outcomes.scores([*STARTS, *other], 3, "score_shift")) == 1
+    assert len(outcomes.scores([*STARTS, *other], 3, by("score_shift"))) == 1
 
 
 def test_a_fit_whose_starts_have_all_diverged_tells_nothing_apart():
     diverged = [start("FO", number, None, None, None) for number in range(2)]
-    assert outcomes.scores(diverged, 2, "score_shift") == [Score("tile/hole", "FO", 0, 0.5)]
-    assert outcomes.ablation(diverged, 2) == []
+    assert outcomes.scores(diverged, 2, by("score_shift")) == [Score("tile/hole", "FO", 0, 0.5)]
+    assert outcomes.ablation(diverged, 2, untold) == []
 
 
 def test_a_job_for_all_tasks_gives_each_its_auc():
     tests = {"hole": {"auc": 0.7}, "cut": {"auc": 0.2}}
     found = record("AE", {"hole": "tile/hole", "cut": "tile/cut"}, 4, tests)
-    assert outcomes.scores([found], 4, "score_shift") == [
+    assert outcomes.scores([found], 4, by("score_shift")) == [
         Score("tile/hole", "AE", 4, 0.7),
         Score("tile/cut", "AE", 4, 0.2),
     ]
@@ -66,10 +77,27 @@ def test_a_job_for_all_tasks_gives_each_its_auc():
 
 def test_the_ablation_has_both_rules_the_mean_and_the_best_start_of_our_method_alone():
     others = [start("FO", number, 0.1, 1.0, 1.0) for number in range(3)]
-    found = {score.method: score.auc for score in outcomes.ablation([*STARTS, *others], 3)}
+    found = {
+        score.method: score.auc
+        for score in outcomes.ablation([*STARTS, *others], 3, lambda fit: 0.8)
+    }
     assert found == {
         "chosen by shift": 0.9,
         "chosen by S": 0.6,
+        "all together": 0.8,
         "mean of starts": pytest.approx(0.75),
         "best start": 0.9,
     }
+
+
+def test_all_starts_together_are_weighted_by_their_shift():
+    (fit,) = outcomes.fits(STARTS, 3)
+    labels = np.array([0, 0, 1, 1])
+    right, wrong = np.array([1.0, 2.0, 3.0, 4.0]), np.array([40.0, 30.0, 20.0, 10.0])
+    assert outcomes.ensemble_auc(fit, [wrong, right], labels) == 1.0  # shifts 0.1 and 0.7
+    assert outcomes.ensemble_auc(fit, [right, wrong], labels) == 0.0
+
+
+def test_a_fit_that_cannot_be_judged_is_no_score():
+    assert outcomes.scores(STARTS, 3, untold) == []
+    assert "all together" not in {s.method for s in outcomes.ablation(STARTS, 3, untold)}
