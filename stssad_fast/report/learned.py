@@ -101,7 +101,9 @@ def _defects(read: Sequence[tuple[Fit, Record, Problem]]) -> Plot:
         anomaly = test.images[int(np.flatnonzero(test.labels)[0])]
         generator = torch.Generator().manual_seed(1)
         made = _augmentation(record)(problem.train[:1], generator=generator)[0]
-        cases.append((fit.task, anomaly.numpy(), made.numpy(), record.values["final"]))
+        cases.append(
+            (fit.task.replace("/", "\n"), anomaly.numpy(), made.numpy(), record.values["final"])
+        )
     return Plot(
         "learned",
         "What was learned",

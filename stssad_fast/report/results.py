@@ -59,7 +59,7 @@ def write_results(
     together = partial(_together, {job.key: job for job in jobs}, store)
     judge = together if selection == "ensemble" else partial(chosen_auc, rule=selection)
     summary = summarize(outcomes.scores(records, count, judge), **_expected(jobs))
-    printed = PAPERS.get(name)
+    printed = PAPERS[name] if name in PAPERS and _in_paper(name, jobs) else None
     write_text(out / TABLE, markdown(summary, printed) + "\n")
     write_text(out / "runs.csv", runs_csv(summary))
     write_text(out / "summary.csv", summary_csv(summary, printed))
@@ -165,6 +165,13 @@ def _expected(jobs: Sequence[Job]) -> dict[str, Any]:
 def _ablation(chosen: Sequence[Score], jobs: Sequence[Job]) -> Summary:
     methods = list(dict.fromkeys(score.method for score in chosen))
     return summarize(chosen, **{**_expected(jobs), "methods": methods, "ours": methods[0]})
+
+
+def _in_paper(name: str, jobs: Sequence[Job]) -> bool:
+    """Whether a task is the paper's: of MVTec AD's categories by their names, or of SVHN."""
+    if name == "semantic":
+        return any((Path(job.sources["data"]) / "train_32x32.mat").exists() for job in jobs)
+    return any(task in PAPERS[name].tasks for job in jobs for task in job.config["tasks"].values())
 
 
 def _together(jobs: Mapping[str, Job], store: Store, fit: Fit) -> float | None:

@@ -35,6 +35,7 @@ def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
     arguments += ["--methods", "RD-CD,ST-SSAD"]
     result = cli.accepted(*arguments)
     assert "| data/hole |" in result.stdout
+    assert "what the paper prints" not in result.stdout
     for name in ("index.html", "table.md", "ablation.md", "runs.csv", "summary.csv"):
         assert (out / name).stat().st_size > 0
     for name in ("auc", "differences", "learned", "embeddings"):
@@ -61,6 +62,22 @@ def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
     gallery = tmp_path / "gallery"
     cli.accepted("experiment", "gallery", "--runs", out, "--out", gallery)
     assert (gallery / "figures/learned-run.png").exists()
+
+
+def test_the_papers_figures_stand_beside_its_tasks_alone(cli, tmp_path):
+    carpet = tmp_path / "carpet"
+    shutil.copytree(cli.data, carpet)
+    (carpet / "test/cut").mkdir()
+    cli.draw("test/cut/0.png", 3).rename(carpet / "test/cut/0.png")
+    shutil.rmtree(cli.data / "test/cut")
+    arguments = ["--data", carpet, "--out", tmp_path / "run", *SMALL, "--methods", "RS-CD"]
+    result = cli.accepted("experiment", "defects", *arguments)
+    (row,) = (line for line in result.stdout.splitlines() if line.startswith("| carpet/cut |"))
+    assert "(0.490)" in row
+    # Digits of another set have the names of SVHN's, and are others.
+    more = ["--methods", "RS-RO", "--tasks", "6/9", "--out", tmp_path / "digits"]
+    result = cli.accepted("experiment", "semantic", *SMALL, *more)
+    assert "what the paper prints" not in result.stdout
 
 
 def test_semantic(cli, tmp_path):
