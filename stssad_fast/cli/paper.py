@@ -24,6 +24,7 @@ from stssad_fast.experiments import plans, settings
 from stssad_fast.experiments.gallery import gallery as draw_gallery
 from stssad_fast.experiments.gallery import gallery_picture
 from stssad_fast.experiments.lemma import loss_grid
+from stssad_fast.report import results
 from stssad_fast.report.paper_figures import gallery as gallery_figure
 from stssad_fast.report.paper_figures import lemma as lemma_figure
 from stssad_fast.report.plot import Plot
@@ -60,8 +61,12 @@ Assignments = Annotated[
     ),
 ]
 Selection = Annotated[
-    Literal["score_shift", "score_variance", "ensemble"],
-    typer.Option(help="Which start is kept, or all of them together; changes the tables, no job."),
+    Literal["score_shift", "score_variance", "ensemble"] | None,
+    typer.Option(
+        help="Which start is kept, or all of them together; changes the tables, no job. "
+        "[default: score_shift, with --preset paper score_variance]",
+        show_default=False,
+    ),
 ]
 
 
@@ -92,7 +97,7 @@ def defects(
     channels: Annotated[int, typer.Option(help="1: grey; 3: RGB.", min=1, max=3)] = 1,
     backbone: Backbone = None,
     assignments: Assignments = None,
-    selection: Selection = "score_shift",
+    selection: Selection = None,
     jobs: Jobs = None,
     ray: RayAddress = None,
     gpus_per_job: GpusPerJob = 0.0,
@@ -118,7 +123,7 @@ def defects(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(write_results("defects", out, planned, store, selection), quiet)
+    _tell(write_results("defects", out, planned, store, _rule(selection, preset)), quiet)
 
 
 @app.command(
@@ -152,7 +157,7 @@ def semantic(
     train_limit: Annotated[int, typer.Option(help="Training pictures, at most.", min=2)] = 500,
     test_limit: Annotated[int, typer.Option(help="Test pictures of a class.", min=2)] = 200,
     assignments: Assignments = None,
-    selection: Selection = "score_shift",
+    selection: Selection = None,
     jobs: Jobs = None,
     ray: RayAddress = None,
     gpus_per_job: GpusPerJob = 0.0,
@@ -177,7 +182,7 @@ def semantic(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(write_results("semantic", out, planned, store, selection), quiet)
+    _tell(write_results("semantic", out, planned, store, _rule(selection, preset)), quiet)
 
 
 @app.command(
@@ -208,7 +213,7 @@ def demonstrative(
         int, typer.Option(help="Test pictures, good ones and as many anomalous.", min=2)
     ] = 100,
     assignments: Assignments = None,
-    selection: Selection = "score_shift",
+    selection: Selection = None,
     jobs: Jobs = None,
     ray: RayAddress = None,
     gpus_per_job: GpusPerJob = 0.0,
@@ -229,7 +234,7 @@ def demonstrative(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(write_results("demonstrative", out, planned, store, selection), quiet)
+    _tell(write_results("demonstrative", out, planned, store, _rule(selection, preset)), quiet)
 
 
 @app.command(epilog="Example: `stssad-fast experiment lemma --out runs/lemma`")
@@ -290,6 +295,10 @@ def _parameters(
     if backbone is not None and backbone not in known.BACKBONES:
         raise InputError(f"--backbone is {backbone}, expected one of {', '.join(known.BACKBONES)}")
     return settings.parameters(name, preset, assigned(assignments or [], {}), backbone)
+
+
+def _rule(selection: results.Selection | None, preset: str) -> results.Selection:
+    return selection or ("score_variance" if preset == "paper" else "score_shift")
 
 
 def _tell(page: Path, quiet: bool = False) -> None:
