@@ -71,6 +71,28 @@ def test_what_would_be_one_number_of_the_table_is_not_planned_twice():
         plan(methods=["ST-SSAD"], parameters=twice)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"width": "wide"},
+        {"iterations": 0},
+        {"learning_rate": float("nan")},
+        {"starts": 5},
+        {"starts": []},
+        {"starts": [5]},
+        {"starts": {"size": 0.1}},
+        {"starts": [{"zise": 0.1}]},
+        {"starts": [{"size": "small"}]},
+        {"starts": [{"size": float("nan")}]},
+        {"starts": [{"angle": float("inf")}]},
+    ],
+    ids=str,
+)
+def test_parameters_out_of_range_are_refused_before_any_job(given):
+    with pytest.raises(InputError, match=f"{next(iter(given))}|not JSON compliant"):
+        settings.parameters("defects", "small", given)
+
+
 def test_no_task_at_all_is_refused():
     with pytest.raises(InputError, match="no task is chosen"):
         plan(tasks=[])
