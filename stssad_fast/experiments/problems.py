@@ -117,9 +117,15 @@ def _semantic(
         }
     else:
         train, test = (_first(part, n) for part, n in _limited(source, train_limit, test_limit))
+        classes = np.unique(test.labels).tolist()
+        if normal not in classes or len(classes) < 2:
+            raise InputError(
+                f"the test pictures of {source} are of the classes {classes}; expected {normal}, "
+                "which is to be normal, and at least one other"
+            )
         splits = {
-            int(other): one_vs(train, test, normal, int(other), image_size=image_size)
-            for other in np.unique(test.labels)
+            other: one_vs(train, test, normal, other, image_size=image_size)
+            for other in classes
             if other != normal
         }
     tests = {str(k): Task(split.test_images, split.test_labels) for k, split in splits.items()}
