@@ -118,7 +118,7 @@ def defects(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(write_results("defects", out, planned, store, selection), quiet)
+    _tell(write_results("defects", out, planned, store, selection, _list(tasks)), quiet)
 
 
 @app.command(
@@ -177,7 +177,7 @@ def semantic(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(write_results("semantic", out, planned, store, selection), quiet)
+    _tell(write_results("semantic", out, planned, store, selection, _list(tasks)), quiet)
 
 
 @app.command(
@@ -229,7 +229,7 @@ def demonstrative(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(write_results("demonstrative", out, planned, store, selection), quiet)
+    _tell(write_results("demonstrative", out, planned, store, selection, _list(tasks)), quiet)
 
 
 @app.command(epilog="Example: `stssad-fast experiment lemma --out runs/lemma`")
@@ -280,6 +280,12 @@ def gallery(
         "The same centre in every picture; CutDiff alone has a soft edge, and so a derivative.",
         gallery_figure(draw_gallery(gallery_picture(image))),
     )
+    names = [run.resolve().name for run in runs or []]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"two of the runs are called {twice[0]}, so their figures would be; rename a folder, "
+            "or give each once"
+        )
     learned = [figure for run in runs or [] for figure in saved_figures(run)]
     _tell(write_figures(out, "Augmentations (Fig. 5, 6 and 8)", [plot, *learned]))
 

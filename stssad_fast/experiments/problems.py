@@ -202,6 +202,11 @@ READERS: dict[str, Callable[..., Problem]] = {
 }
 
 
+def is_svhn(source: str) -> bool:
+    """Whether ``source`` is a folder with the files of SVHN, the paper's set of digits."""
+    return (Path(source) / "train_32x32.mat").exists()
+
+
 def categories(path: str | Path) -> list[Path]:
     """Folders in MVTec AD's layout: ``path`` itself, or those in it, by name.
 

@@ -130,7 +130,6 @@ def _semantic(read: Sequence[tuple[Fit, Record, Problem]]) -> Plot:
                 (f"rotated {angle:.0f}°", _augmentation(record)(normal).numpy()),
                 ("anomalies", anomalies.numpy()),
             ],
-            [""] * PICTURES,
         ),
     )
 

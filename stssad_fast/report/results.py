@@ -15,6 +15,7 @@ from stssad_fast.experiments import outcomes, paper
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import METHODS, starts
 from stssad_fast.experiments.outcomes import Rule
+from stssad_fast.experiments.problems import is_svhn
 from stssad_fast.experiments.scores import Score, Summary, summarize
 from stssad_fast.experiments.store import Record, Store
 from stssad_fast.experiments.tables import markdown, runs_csv, summary_csv
@@ -32,7 +33,14 @@ TITLES = {
 PAPERS = {"defects": paper.DEFECTS, "semantic": paper.SEMANTIC}
 
 
-def write_results(name: str, out: Path, jobs: Sequence[Job], store: Store, selection: Rule) -> Path:
+def write_results(
+    name: str,
+    out: Path,
+    jobs: Sequence[Job],
+    store: Store,
+    selection: Rule,
+    tasks: Sequence[str] | None = None,
+) -> Path:
     """Write what a run has come to so far: tables, figures and the page.
 
     Args:
@@ -41,6 +49,7 @@ def write_results(name: str, out: Path, jobs: Sequence[Job], store: Store, selec
         jobs: its plan.
         store: what is known of them.
         selection: the rule that chooses among starts.
+        tasks: rows to show; None: all. A job that serves several tasks may know others, too.
 
     Returns:
         The page.
@@ -51,14 +60,15 @@ def write_results(name: str, out: Path, jobs: Sequence[Job], store: Store, selec
     records = [store.done[job.key] for job in jobs if job.key in store.done]
     failed = [store.failed[job.key] for job in jobs if job.key in store.failed]
     count = _starts(jobs)
-    summary = summarize(outcomes.scores(records, count, selection), **_expected(jobs))
-    printed = PAPERS.get(name)
+    expected = _expected(jobs, tasks)
+    summary = summarize(outcomes.scores(records, count, selection), **expected)
+    printed = _printed(name, jobs)
     write_text(out / TABLE, markdown(summary, printed) + "\n")
     write_text(out / "runs.csv", runs_csv(summary))
     write_text(out / "summary.csv", summary_csv(summary, printed))
     chosen = outcomes.ablation(records, count)
     if chosen:
-        write_text(out / ABLATION, markdown(_ablation(chosen, jobs)) + "\n")
+        write_text(out / ABLATION, markdown(_ablation(chosen, expected)) + "\n")
     page = ExperimentPage(
         TITLES[name],
         command(),
@@ -140,18 +150,26 @@ def _starts(jobs: Sequence[Job]) -> int:
     return len(starts(tuned[0].config["parameters"])) if tuned else 1
 
 
-def _expected(jobs: Sequence[Job]) -> dict[str, Any]:
+def _printed(name: str, jobs: Sequence[Job]) -> paper.PaperTable | None:
+    """The paper's table, unless it is of other pictures: 2/6 is a task of many sets of digits."""
+    if name == "semantic" and not all(is_svhn(job.sources["data"]) for job in jobs):
+        return None
+    return PAPERS.get(name)
+
+
+def _expected(jobs: Sequence[Job], tasks: Sequence[str] | None) -> dict[str, Any]:
     """Rows, columns and seeds of the plan, in its order."""
+    known = dict.fromkeys(task for job in jobs for task in job.config["tasks"].values())
     return {
-        "tasks": list(dict.fromkeys(t for job in jobs for t in job.config["tasks"].values())),
+        "tasks": [task for task in known if tasks is None or task in tasks],
         "methods": list(dict.fromkeys(job.config["method"] for job in jobs)),
         "seeds": list(dict.fromkeys(job.config["seed"] for job in jobs)),
     }
 
 
-def _ablation(chosen: Sequence[Score], jobs: Sequence[Job]) -> Summary:
+def _ablation(chosen: Sequence[Score], expected: dict[str, Any]) -> Summary:
     methods = list(dict.fromkeys(score.method for score in chosen))
-    return summarize(chosen, **{**_expected(jobs), "methods": methods, "ours": methods[0]})
+    return summarize(chosen, **{**expected, "methods": methods, "ours": methods[0]})
 
 
 def _settings(jobs: Sequence[Job], selection: Rule) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 SMALL = ["--seeds", 1, "--jobs", 1, "--image-size", 16, "--set", "width=1"]
@@ -51,6 +52,8 @@ def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
     gallery = tmp_path / "gallery"
     cli.accepted("experiment", "gallery", "--runs", out, "--out", gallery)
     assert (gallery / "figures/learned-run.png").exists()
+    arguments = ("experiment", "gallery", "--runs", out, "--runs", out, "--out", gallery)
+    cli.refused(*arguments, match="two of the runs are called run")
 
 
 def test_semantic(cli, tmp_path):
@@ -60,8 +63,23 @@ def test_semantic(cli, tmp_path):
         *("--methods", "ST-SSAD,RD-RO", "--tasks", "6/9", "--normal", "6"),
         *("--set", 'starts=[{"angle": 180}]', "--train-limit", 20, "--test-limit", 8),
     )
-    assert "6/9 | " in (out / "table.md").read_text()
+    table = (out / "table.md").read_text()
+    assert "6/9 | " in table
+    assert "6/8" not in table  # RD-RO, too, has been fitted for 6/9 alone
+    assert "2 of 2 runs" in table
+    assert "the paper" not in table  # which has other pictures of the same classes
     assert (out / "figures/learned.png").exists()
+
+
+def test_semantic_with_few_pictures(cli, tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 16, 16), dtype=np.uint8)
+    arrays = {f"{part}_images": pictures for part in ("train", "test")}
+    arrays |= {f"{part}_labels": np.arange(8) % 2 for part in ("train", "test")}
+    np.savez(tmp_path / "few.npz", **arrays)
+    arguments = ["--data", tmp_path / "few.npz", "--normal", "0", "--methods", "ST-SSAD"]
+    arguments += ["--set", 'starts=[{"angle": 180}]', "--out", tmp_path / "run"]
+    cli.accepted("experiment", "semantic", *arguments, *SMALL)
+    assert (tmp_path / "run/figures/learned.png").exists()
 
 
 def test_demonstrative(cli, tmp_path):
