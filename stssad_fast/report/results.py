@@ -173,18 +173,20 @@ def _ablation(chosen: Sequence[Score], expected: dict[str, Any]) -> Summary:
 
 
 def _settings(jobs: Sequence[Job], selection: Rule) -> dict[str, object]:
-    """What the jobs of each kind share."""
-    settings: dict[str, object] = {"selection": selection}
+    """What the jobs of each kind share; where they differ, all that they have."""
+    found: dict[str, list[object]] = {}
     for job in jobs:
-        data, parameters = job.config["data"], job.config["parameters"]
-        settings |= {f"pictures: {key}": value for key, value in data["options"].items()}
-        kind = METHODS[job.config["method"]].kind
-        settings |= {
-            f"{kind}: {key}": value
-            for key, value in parameters.items()
-            if key not in METHODS[job.config["method"]].parameters
-        }
-    return settings
+        method = METHODS[job.config["method"]]
+        named = {f"pictures: {k}": v for k, v in job.config["data"]["options"].items()}
+        for key, value in job.config["parameters"].items():
+            if key not in method.parameters:
+                named[f"{method.kind}: {key}"] = value
+        for key, value in named.items():
+            values = found.setdefault(key, [])
+            if value not in values:
+                values.append(value)
+    shown = {k: v[0] if len(v) == 1 else ", ".join(map(str, v)) for k, v in found.items()}
+    return {"selection": selection, **shown}
 
 
 def _versions(records: Sequence[Record]) -> dict[str, str]:

@@ -40,6 +40,13 @@ def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
     for name in ("auc", "differences", "learned", "embeddings"):
         assert (out / f"figures/{name}.png").exists()
     assert "chosen by S" in (out / "ablation.md").read_text()
+    (out / "figures/embeddings.png").unlink()
+    for path in out.glob("arrays/*.npz"):  # as if a network without a limit had given them
+        with np.load(path) as file:
+            arrays = {name: np.full(array.shape, np.inf) for name, array in file.items()}
+        np.savez(path, **arrays)
+    cli.accepted(*arguments)
+    assert not (out / "figures/embeddings.png").exists()
     lines = (out / "jobs.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 4
     assert all(json.loads(line)["status"] == "done" for line in lines)
@@ -69,6 +76,13 @@ def test_semantic(cli, tmp_path):
     assert "2 of 2 runs" in table
     assert "the paper" not in table  # which has other pictures of the same classes
     assert (out / "figures/learned.png").exists()
+
+
+def test_the_page_tells_settings_that_differ(cli, tmp_path):
+    arguments = ["--methods", "RD-RO", "--tasks", "2/9,6/9", "--out", tmp_path / "run"]
+    cli.accepted("experiment", "semantic", *arguments, *SMALL)
+    page = (tmp_path / "run/index.html").read_text()
+    assert '<th scope="row">pictures: normal</th><td>2, 6</td>' in page
 
 
 def test_semantic_with_few_pictures(cli, tmp_path):
