@@ -63,7 +63,7 @@ class Problem:
 
 
 def read(reader: str, source: str, options: Mapping[str, Any]) -> Problem:
-    """Read a problem; the last few are kept.
+    """Read a problem; the last one is kept, as jobs that follow each other share it.
 
     Args:
         reader: "defects", "semantic" or "made".
@@ -76,7 +76,7 @@ def read(reader: str, source: str, options: Mapping[str, Any]) -> Problem:
     return _read(reader, source, json.dumps(options, sort_keys=True))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)  # that of large pictures takes a gigabyte, in every process
 def _read(reader: str, source: str, options: str) -> Problem:
     return READERS[reader](source, **json.loads(options))
 
