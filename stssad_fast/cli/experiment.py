@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -36,7 +37,7 @@ Jobs = Annotated[
         "--jobs",
         min=1,
         help="Jobs that run at the same time, each in a process. [default: as many as there are "
-        "cores; with --ray, as the cluster has room for]",
+        "cores, with a GPU 1; with --ray, as the cluster has room for]",
         show_default=False,
     ),
 ]
@@ -125,7 +126,7 @@ def _executor(
         raise InputError("--gpus-per-job needs --ray, which shares out the GPUs; give both or none")
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        workers = max(1, cores // cpus)
+        workers = 1 if torch.cuda.is_available() else max(1, cores // cpus)
     return Local(workers, cpus, preload=("stssad_fast.cli",)), workers
 
 

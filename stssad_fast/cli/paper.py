@@ -23,12 +23,17 @@ from stssad_fast.experiments import methods as known
 from stssad_fast.experiments import plans, settings
 from stssad_fast.experiments.gallery import gallery as draw_gallery
 from stssad_fast.experiments.gallery import gallery_picture
+from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.lemma import loss_grid
+from stssad_fast.experiments.store import Store
 from stssad_fast.report import results
 from stssad_fast.report.paper_figures import gallery as gallery_figure
 from stssad_fast.report.paper_figures import lemma as lemma_figure
 from stssad_fast.report.plot import Plot
 from stssad_fast.report.results import TABLE, saved_figures, write_figures, write_results
+
+FAILED = 1
+"""Exit code when a job has failed; what is done is in the tables."""
 
 Methods = Annotated[
     str | None,
@@ -113,6 +118,7 @@ def defects(
     parts = plans.defects(data, image_size, channels)
     shared = _parameters("defects", preset, assignments, backbone)
     planned = plans.plan(parts, _names(methods, plans.DEFECTS), range(seeds), shared, _list(tasks))
+    _check_folder(out, parts)
     store = run_plan(
         planned,
         out,
@@ -123,7 +129,9 @@ def defects(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(write_results("defects", out, planned, store, _rule(selection, preset)), quiet)
+    _tell(
+        write_results("defects", out, planned, store, _rule(selection, preset), _list(tasks)), quiet
+    )
 
 
 @app.command(
@@ -172,6 +180,7 @@ def semantic(
     parts = plans.semantic(data, classes, image_size, train_limit, test_limit)
     shared = _parameters("semantic", preset, assignments)
     planned = plans.plan(parts, _names(methods, plans.SEMANTIC), range(seeds), shared, _list(tasks))
+    _check_folder(out, parts)
     store = run_plan(
         planned,
         out,
@@ -182,7 +191,10 @@ def semantic(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(write_results("semantic", out, planned, store, _rule(selection, preset)), quiet)
+    _tell(
+        write_results("semantic", out, planned, store, _rule(selection, preset), _list(tasks)),
+        quiet,
+    )
 
 
 @app.command(
@@ -224,6 +236,7 @@ def demonstrative(
     parts = plans.demonstrative(data, image_size, train_limit, test_limit)
     shared = _parameters("demonstrative", preset, assignments)
     planned = plans.plan(parts, [known.OURS], range(seeds), shared, _list(tasks))
+    _check_folder(out, parts)
     store = run_plan(
         planned,
         out,
@@ -234,7 +247,10 @@ def demonstrative(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(write_results("demonstrative", out, planned, store, _rule(selection, preset)), quiet)
+    _tell(
+        write_results("demonstrative", out, planned, store, _rule(selection, preset), _list(tasks)),
+        quiet,
+    )
 
 
 @app.command(epilog="Example: `stssad-fast experiment lemma --out runs/lemma`")
@@ -285,6 +301,12 @@ def gallery(
         "The same centre in every picture; CutDiff alone has a soft edge, and so a derivative.",
         gallery_figure(draw_gallery(gallery_picture(image))),
     )
+    names = [run.resolve().name for run in runs or []]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"two of the runs are called {twice[0]}, so their figures would be; rename a folder, "
+            "or give each once"
+        )
     learned = [figure for run in runs or [] for figure in saved_figures(run)]
     _tell(write_figures(out, "Augmentations (Fig. 5, 6 and 8)", [plot, *learned]))
 
@@ -295,6 +317,21 @@ def _parameters(
     if backbone is not None and backbone not in known.BACKBONES:
         raise InputError(f"--backbone is {backbone}, expected one of {', '.join(known.BACKBONES)}")
     return settings.parameters(name, preset, assigned(assignments or [], {}), backbone)
+
+
+def _check_folder(out: Path, parts: Sequence[plans.Part]) -> None:
+    """Refuse a folder whose tables and figures are another experiment's."""
+    readers = {part.reader for part in parts}
+    for record in Store(out).done.values():
+        if record.config.get("data", {}).get("reader") not in readers:
+            raise InputError(
+                f"{out} holds another experiment ({record.label}); choose another --out"
+            )
+
+
+def _judge(jobs: Sequence[Job], store: Store) -> None:
+    if any(job.key in store.failed for job in jobs):
+        raise typer.Exit(FAILED)
 
 
 def _rule(selection: results.Selection | None, preset: str) -> results.Selection:

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,26 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[Labelled, Labelled]:
 
     Raises:
         InputError: the file is missing or damaged, an array is missing, or its shape or type is
-            another.
+            another, or train and test differ in their channels.
     """
     path = Path(path)
     try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays: dict[str, NDArray[Any]] = dict(content)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as a NumPy file ({error}).") from error
+        with path.open("rb") as file:  # which np.load leaves open where it is no archive
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                raise ValueError("a single array without a name")
+            with content:
+                arrays: dict[str, NDArray[Any]] = dict(content)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            f"{path} cannot be read as a NumPy file ({error}); expected what numpy.savez writes."
+        ) from error
     train, test = (_part(path, arrays, part) for part in ("train", "test"))
+    if train.images.shape[1] != test.images.shape[1]:
+        raise InputError(
+            f"{path} has training pictures of {train.images.shape[1]} channels and test pictures "
+            f"of {test.images.shape[1]}; expected as many."
+        )
     return train, test
 
 
@@ -96,6 +108,8 @@ def _part(path: Path, arrays: dict[str, NDArray[Any]], part: str) -> Labelled:
             f"{images_name} in {path} is {images.dtype} of shape {arrays[images_name].shape}; "
             "expected uint8 (N, H, W), (N, H, W, 3) or (N, C, H, W)."
         )
+    if not len(images):
+        raise InputError(f"{images_name} in {path} holds no pictures; expected at least one.")
     if len(labels) != len(images) or labels.dtype.kind not in "iu":
         raise InputError(
             f"{labels_name} in {path} is {labels.dtype} of shape {arrays[labels_name].shape}; "

@@ -109,8 +109,8 @@ def _scores(
     parameters, seed = _resolved(config, problem), config["seed"]
     model: Any
     if method.kind == "random":
-        # One iteration, so that the steps of training are as many and no validation loss, which
-        # would draw from the test set, is computed.
+        # As many steps of training as a tuned method has, all but one of them without a validation
+        # loss; that of the last is of training pictures, so that no test picture is seen.
         updates = parameters.pop("updates", 1)
         steps = parameters.pop("warm_up") + parameters.pop("iterations") * updates
         model = STSSAD(**parameters, warm_up=steps - 1, iterations=1, random_state=seed)

@@ -93,7 +93,7 @@ def plan(
     """Every job, seeds outermost, so that whatever has ended makes whole rows.
 
     Args:
-        parts: what to read; all of it is read here.
+        parts: what to read; all of it is read here, once.
         methods: columns.
         seeds: of every method.
         parameters: by kind of method (:class:`methods.Method`), what all of the kind share;
@@ -101,41 +101,73 @@ def plan(
         tasks: names of the tasks to do; None: all.
 
     Raises:
-        InputError: pictures cannot be read, or a method or task is unknown.
+        InputError: pictures cannot be read, a method or task is unknown or planned twice, or no
+            task is chosen.
     """
     if unknown := [name for name in methods if name not in METHODS]:
         raise InputError(
             f"there is no method {unknown[0]}; choose from {', '.join(METHODS)}",
         )
+    found = [(part, *_pictures(part)) for part in parts]
     jobs = [
-        job for seed, part in product(seeds, parts) for job in _of(part, methods, seed, parameters)
+        job
+        for seed, (part, data, tests) in product(seeds, found)
+        for job in _of(part, data, tests, methods, seed, parameters)
     ]
+    _check_distinct(jobs)
     if tasks is None:
         return jobs
+    if not tasks:
+        raise InputError("no task is chosen; name one, or leave --tasks out to do all")
     known = dict.fromkeys(name for job in jobs for name in job.config["tasks"].values())
     if missing := [name for name in tasks if name not in known]:
         raise InputError(f"there is no task {missing[0]}; choose from {', '.join(known)}")
     return [job for job in jobs if set(job.config["tasks"].values()) & set(tasks)]
 
 
-def _of(
-    part: Part, methods: Sequence[str], seed: int, parameters: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Job]:
+def _pictures(part: Part) -> tuple[dict[str, Any], list[str]]:
+    """What a job's configuration says of a part's pictures, and the names of its test sets."""
     problem = problems.read(part.reader, part.source, part.options)
     data = {"reader": part.reader, "options": part.options, "digest": problem.digest()}
+    return data, list(problem.tests)
+
+
+def _of(
+    part: Part,
+    data: Mapping[str, Any],
+    tests: Sequence[str],
+    methods: Sequence[str],
+    seed: int,
+    parameters: Mapping[str, Mapping[str, Any]],
+) -> Iterator[Job]:
     for name in methods:
         method = METHODS[name]
         shared = {**parameters[method.kind], **method.parameters}
         config: dict[str, Any] = {"data": data, "method": name, "parameters": shared, "seed": seed}
         sources = {"data": part.source}
         if method.kind != "tuned":
-            tasks = {test: part.names(test) for test in problem.tests}
+            tasks = {test: part.names(test) for test in tests}
             label = f"{part.names('*')} · {name} · seed {seed}"
             yield Job({**config, "tests": list(tasks), "tasks": tasks}, label, name, sources)
             continue
-        for test, start in product(problem.tests, starts(shared)):
+        for test, start in product(tests, starts(shared)):
             task = part.names(test)
             where = ", ".join(f"{key} {value:g}" for key, value in start.items())
             own = {"tests": [test], "tasks": {test: task}, "start": start}
             label = f"{task} · {name} · {where} · seed {seed}"
             yield Job({**config, **own}, label, name, sources)
+
+
+def _check_distinct(jobs: Sequence[Job]) -> None:
+    """Refuse a plan of two jobs that would be one number of the table."""
+    seen = set()
+    for job in jobs:
+        method, seed = job.config["method"], job.config["seed"]
+        for task in job.config["tasks"].values():
+            place = task, method, seed, str(job.config.get("start"))
+            if place in seen:
+                raise InputError(
+                    f"{task} · {method} is planned twice; name every method, class and starting "
+                    "point once, and give data sets whose folders have different names"
+                )
+            seen.add(place)

@@ -63,7 +63,7 @@ class Problem:
 
 
 def read(reader: str, source: str, options: Mapping[str, Any]) -> Problem:
-    """Read a problem; the last few are kept.
+    """Read a problem; the last one is kept, as jobs that follow each other share it.
 
     Args:
         reader: "defects", "semantic" or "made".
@@ -76,7 +76,7 @@ def read(reader: str, source: str, options: Mapping[str, Any]) -> Problem:
     return _read(reader, source, json.dumps(options, sort_keys=True))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)  # that of large pictures takes a gigabyte, in every process
 def _read(reader: str, source: str, options: str) -> Problem:
     return READERS[reader](source, **json.loads(options))
 
@@ -117,9 +117,15 @@ def _semantic(
         }
     else:
         train, test = (_first(part, n) for part, n in _limited(source, train_limit, test_limit))
+        classes = np.unique(test.labels).tolist()
+        if normal not in classes or len(classes) < 2:
+            raise InputError(
+                f"the test pictures of {source} are of the classes {classes}; expected {normal}, "
+                "which is to be normal, and at least one other"
+            )
         splits = {
-            int(other): one_vs(train, test, normal, int(other), image_size=image_size)
-            for other in np.unique(test.labels)
+            other: one_vs(train, test, normal, other, image_size=image_size)
+            for other in classes
             if other != normal
         }
     tests = {str(k): Task(split.test_images, split.test_labels) for k, split in splits.items()}
@@ -194,6 +200,11 @@ READERS: dict[str, Callable[..., Problem]] = {
     "semantic": _semantic,
     "made": _made,
 }
+
+
+def is_svhn(source: str) -> bool:
+    """Whether ``source`` is a folder with the files of SVHN, the paper's set of digits."""
+    return (Path(source) / "train_32x32.mat").exists()
 
 
 def categories(path: str | Path) -> list[Path]:

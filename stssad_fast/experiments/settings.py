@@ -1,14 +1,16 @@
 """What the methods of an experiment share: their settings, small ones and the paper's."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from stssad_fast.errors import InputError
+from stssad_fast.estimator import STSSAD
 
 Settings = Mapping[str, Any]
 
-# All that a result depends on is written out, so that the key of a job does not change when a
-# default of the estimators does.
+# Written out, so that the key of a job tells what was fitted. Other defaults of the estimators are
+# not in it: whoever changes one raises jobs.FORMAT.
 _DETECTOR: dict[str, Any] = {
     "depth": 10,
     "width": 8,
@@ -65,7 +67,7 @@ def parameters(
             the ResNet.
 
     Raises:
-        InputError: a parameter is not one that experiments set.
+        InputError: a parameter is not one that experiments set, or out of range.
     """
     known = {*_DETECTOR, *_TUNING, "warm_up_epochs", "starts"}
     if unknown := sorted(set(given) - known):
@@ -82,10 +84,22 @@ def parameters(
             del detector[name]
         detector["backbone"] = backbone
     baseline = {**_BASELINE, "width": merged["width"]}
+    tuned = {**detector, **tuning, "augmentation": AUGMENTATION[experiment]}
+    _check(tuned)
     return {
-        "tuned": {**detector, **tuning, "augmentation": AUGMENTATION[experiment]},
+        "tuned": tuned,
         "random": detector,
         "autoencoder": baseline,
         "deep_svdd": baseline,
         "frozen": {"backbone": backbone or "efficientnet_lite0"},
     }
+
+
+def _check(tuned: Settings) -> None:
+    """Before any job fails of it."""
+    own = {k: v for k, v in tuned.items() if k not in ("warm_up_epochs", "backbone")}
+    try:
+        STSSAD(**own, device="cpu").check_parameters()
+        json.dumps(own, allow_nan=False)  # a key has no NaN
+    except (TypeError, ValueError) as error:
+        raise InputError(str(error)) from error

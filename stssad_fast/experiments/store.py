@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,9 +199,9 @@ class Store:
         """
         path = self._arrays(key)
         try:
-            with np.load(path) as file:
-                return dict(file)
-        except (OSError, ValueError) as error:
+            with path.open("rb") as file, np.load(file) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise InputError(
                 f"{path} cannot be read ({error}); delete the line of that key from {JOBS} and run "
                 "again to make it anew"

@@ -133,7 +133,6 @@ def _semantic(read: Sequence[tuple[Fit, Record, Problem]]) -> Plot:
                 (f"rotated {angle:.0f}°", _augmentation(record)(normal).numpy()),
                 ("anomalies", anomalies.numpy()),
             ],
-            [""] * PICTURES,
         ),
     )
 
@@ -186,17 +185,13 @@ def upright(final: Mapping[str, float]) -> dict[str, float]:
 
 def _embeddings(store: Store, record: Record, jobs: Sequence[Job]) -> EmbeddingSets | None:
     arrays = _arrays(store, record)
-    if "embedding/test" not in arrays:
-        return None
+    names = [f"embedding/{name}" for name in ("train", "augmented", "test")]
+    if not all(name in arrays and np.isfinite(arrays[name]).all() for name in names):
+        return None  # not in this folder, or too large for the half precision they are kept in
     (name,) = record.config["tests"]
     labels = problem_of(next(job for job in jobs if job.key == record.key)).tests[name].labels
-    test = arrays["embedding/test"]
-    return EmbeddingSets(
-        arrays["embedding/train"],
-        arrays["embedding/augmented"],
-        test[labels == 0],
-        test[labels == 1],
-    )
+    train, augmented, test = (arrays[name] for name in names)
+    return EmbeddingSets(train, augmented, test[labels == 0], test[labels == 1])
 
 
 def _arrays(store: Store, record: Record) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from stssad_fast.experiments import outcomes, paper
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import METHODS, starts
 from stssad_fast.experiments.outcomes import Fit, Rule, chosen_auc, measured
+from stssad_fast.experiments.problems import is_svhn
 from stssad_fast.experiments.scores import Score, Summary, summarize
 from stssad_fast.experiments.store import Record, Store
 from stssad_fast.experiments.tables import markdown, runs_csv, summary_csv
@@ -36,7 +37,12 @@ PAPERS = {"defects": paper.DEFECTS, "semantic": paper.SEMANTIC}
 
 
 def write_results(
-    name: str, out: Path, jobs: Sequence[Job], store: Store, selection: Selection
+    name: str,
+    out: Path,
+    jobs: Sequence[Job],
+    store: Store,
+    selection: Selection,
+    tasks: Sequence[str] | None = None,
 ) -> Path:
     """Write what a run has come to so far: tables, figures and the page.
 
@@ -46,6 +52,7 @@ def write_results(
         jobs: its plan.
         store: what is known of them.
         selection: the rule that chooses among starts, or "ensemble" for all of them together.
+        tasks: rows to show; None: all. A job that serves several tasks may know others, too.
 
     Returns:
         The page.
@@ -56,16 +63,19 @@ def write_results(
     records = [store.done[job.key] for job in jobs if job.key in store.done]
     failed = [store.failed[job.key] for job in jobs if job.key in store.failed]
     count = _starts(jobs)
+    expected = _expected(jobs, tasks)
     together = partial(_together, {job.key: job for job in jobs}, store)
     judge = together if selection == "ensemble" else partial(chosen_auc, rule=selection)
-    summary = summarize(outcomes.scores(records, count, judge), **_expected(jobs))
-    printed = PAPERS[name] if name in PAPERS and _in_paper(name, jobs) else None
+    summary = summarize(outcomes.scores(records, count, judge), **expected)
+    printed = _printed(name, jobs)
     write_text(out / TABLE, markdown(summary, printed) + "\n")
     write_text(out / "runs.csv", runs_csv(summary))
     write_text(out / "summary.csv", summary_csv(summary, printed))
     chosen = outcomes.ablation(records, count, together)
     if chosen:
-        write_text(out / ABLATION, markdown(_ablation(chosen, jobs)) + "\n")
+        write_text(out / ABLATION, markdown(_ablation(chosen, expected)) + "\n")
+    else:
+        (out / ABLATION).unlink(missing_ok=True)
     page = ExperimentPage(
         TITLES[name],
         command(),
@@ -153,25 +163,27 @@ def _starts(jobs: Sequence[Job]) -> int:
     return len(starts(tuned[0].config["parameters"])) if tuned else 1
 
 
-def _expected(jobs: Sequence[Job]) -> dict[str, Any]:
+def _printed(name: str, jobs: Sequence[Job]) -> paper.PaperTable | None:
+    """The paper's table, unless it is of other pictures: 2/6 is a task of many sets of digits."""
+    if name == "semantic" and not all(is_svhn(job.sources["data"]) for job in jobs):
+        return None
+    table, tasks = PAPERS.get(name), _expected(jobs, None)["tasks"]
+    return table if table and set(tasks) & set(table.tasks) else None
+
+
+def _expected(jobs: Sequence[Job], tasks: Sequence[str] | None) -> dict[str, Any]:
     """Rows, columns and seeds of the plan, in its order."""
+    known = dict.fromkeys(task for job in jobs for task in job.config["tasks"].values())
     return {
-        "tasks": list(dict.fromkeys(t for job in jobs for t in job.config["tasks"].values())),
+        "tasks": [task for task in known if tasks is None or task in tasks],
         "methods": list(dict.fromkeys(job.config["method"] for job in jobs)),
         "seeds": list(dict.fromkeys(job.config["seed"] for job in jobs)),
     }
 
 
-def _ablation(chosen: Sequence[Score], jobs: Sequence[Job]) -> Summary:
+def _ablation(chosen: Sequence[Score], expected: dict[str, Any]) -> Summary:
     methods = list(dict.fromkeys(score.method for score in chosen))
-    return summarize(chosen, **{**_expected(jobs), "methods": methods, "ours": methods[0]})
-
-
-def _in_paper(name: str, jobs: Sequence[Job]) -> bool:
-    """Whether a task is the paper's: of MVTec AD's categories by their names, or of SVHN."""
-    if name == "semantic":
-        return any((Path(job.sources["data"]) / "train_32x32.mat").exists() for job in jobs)
-    return any(task in PAPERS[name].tasks for job in jobs for task in job.config["tasks"].values())
+    return summarize(chosen, **{**expected, "methods": methods, "ours": methods[0]})
 
 
 def _together(jobs: Mapping[str, Job], store: Store, fit: Fit) -> float | None:
@@ -189,18 +201,20 @@ def _together(jobs: Mapping[str, Job], store: Store, fit: Fit) -> float | None:
 
 
 def _settings(jobs: Sequence[Job], selection: Selection) -> dict[str, object]:
-    """What the jobs of each kind share."""
-    settings: dict[str, object] = {"selection": selection}
+    """What the jobs of each kind share; where they differ, all that they have."""
+    found: dict[str, list[object]] = {}
     for job in jobs:
-        data, parameters = job.config["data"], job.config["parameters"]
-        settings |= {f"pictures: {key}": value for key, value in data["options"].items()}
-        kind = METHODS[job.config["method"]].kind
-        settings |= {
-            f"{kind}: {key}": value
-            for key, value in parameters.items()
-            if key not in METHODS[job.config["method"]].parameters
-        }
-    return settings
+        method = METHODS[job.config["method"]]
+        named = {f"pictures: {k}": v for k, v in job.config["data"]["options"].items()}
+        for key, value in job.config["parameters"].items():
+            if key not in method.parameters:
+                named[f"{method.kind}: {key}"] = value
+        for key, value in named.items():
+            values = found.setdefault(key, [])
+            if value not in values:
+                values.append(value)
+    shown = {k: v[0] if len(v) == 1 else ", ".join(map(str, v)) for k, v in found.items()}
+    return {"selection": selection, **shown}
 
 
 def _versions(records: Sequence[Record]) -> dict[str, str]:

@@ -3,7 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+
+from stssad_fast.experiments import methods
+from stssad_fast.experiments.methods import Method
 
 SMALL = ["--seeds", 1, "--jobs", 1, "--image-size", 16, "--set", "width=1"]
 SMALL += ["--set", "warm_up=1", "--set", "iterations=2", "--set", "updates=1"]
@@ -41,6 +45,13 @@ def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
     for name in ("auc", "differences", "learned", "embeddings"):
         assert (out / f"figures/{name}.png").exists()
     assert "chosen by S" in (out / "ablation.md").read_text()
+    (out / "figures/embeddings.png").unlink()
+    for path in out.glob("arrays/*.npz"):  # as if a network without a limit had given them
+        with np.load(path) as file:
+            arrays = {name: np.full(array.shape, np.inf) for name, array in file.items()}
+        np.savez(path, **arrays)
+    cli.accepted(*arguments)
+    assert not (out / "figures/embeddings.png").exists()
     lines = (out / "jobs.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 4
     assert all(json.loads(line)["status"] == "done" for line in lines)
@@ -62,6 +73,8 @@ def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
     gallery = tmp_path / "gallery"
     cli.accepted("experiment", "gallery", "--runs", out, "--out", gallery)
     assert (gallery / "figures/learned-run.png").exists()
+    arguments = ("experiment", "gallery", "--runs", out, "--runs", out, "--out", gallery)
+    cli.refused(*arguments, match="two of the runs are called run")
 
 
 def test_the_papers_figures_stand_beside_its_tasks_alone(cli, tmp_path):
@@ -87,8 +100,30 @@ def test_semantic(cli, tmp_path):
         *("--methods", "ST-SSAD,RD-RO", "--tasks", "6/9", "--normal", "6"),
         *("--set", 'starts=[{"angle": 180}]', "--train-limit", 20, "--test-limit", 8),
     )
-    assert "6/9 | " in (out / "table.md").read_text()
+    table = (out / "table.md").read_text()
+    assert "6/9 | " in table
+    assert "6/8" not in table  # RD-RO, too, has been fitted for 6/9 alone
+    assert "2 of 2 runs" in table
+    assert "the paper" not in table  # which has other pictures of the same classes
     assert (out / "figures/learned.png").exists()
+
+
+def test_the_page_tells_settings_that_differ(cli, tmp_path):
+    arguments = ["--methods", "RD-RO", "--tasks", "2/9,6/9", "--out", tmp_path / "run"]
+    cli.accepted("experiment", "semantic", *arguments, *SMALL)
+    page = (tmp_path / "run/index.html").read_text()
+    assert '<th scope="row">pictures: normal</th><td>2, 6</td>' in page
+
+
+def test_semantic_with_few_pictures(cli, tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 16, 16), dtype=np.uint8)
+    arrays = {f"{part}_images": pictures for part in ("train", "test")}
+    arrays |= {f"{part}_labels": np.arange(8) % 2 for part in ("train", "test")}
+    np.savez(tmp_path / "few.npz", **arrays)
+    arguments = ["--data", tmp_path / "few.npz", "--normal", "0", "--methods", "ST-SSAD"]
+    arguments += ["--set", 'starts=[{"angle": 180}]', "--out", tmp_path / "run"]
+    cli.accepted("experiment", "semantic", *arguments, *SMALL)
+    assert (tmp_path / "run/figures/learned.png").exists()
 
 
 def test_demonstrative(cli, tmp_path):
@@ -122,3 +157,22 @@ def test_what_cannot_be_used_is_refused(cli, tmp_path, arguments, match):
 def test_an_unknown_backbone_is_refused(cli, tmp_path):
     arguments = ("--data", cli.data, "--backbone", "vgg", "--out", tmp_path / "run")
     cli.refused("experiment", "defects", *arguments, match="expected one of efficientnet_lite0")
+
+
+def test_a_folder_of_another_experiment_is_refused(cli, tmp_path):
+    out = tmp_path / "run"
+    cli.accepted("experiment", "semantic", *SMALL, "--methods", "RS-RO", "--out", out)
+    arguments = ("--data", cli.data, *SMALL, "--methods", "RS-CD", "--out", out)
+    cli.refused("experiment", "defects", *arguments, match="holds another experiment")
+
+
+def test_a_job_that_fails_is_told_and_the_rest_is_shown(cli, tmp_path, monkeypatch):
+    nonsense = {"augmentation": "nonsense", "strategy": "random_static"}
+    monkeypatch.setitem(methods.METHODS, "RS-CD", Method("random", nonsense))
+    out = tmp_path / "run"
+    arguments = ["--data", cli.data, *SMALL, "--methods", "RS-CD,RD-CD", "--out", out]
+    result = cli.invoke("experiment", "defects", *arguments)
+    assert result.exit_code == 1
+    assert "1 done, 1 failed" in result.stderr
+    assert "| data/hole | \u2013 | **" in result.stdout
+    assert "RS-CD" in (out / "index.html").read_text()

@@ -61,6 +61,55 @@ def test_what_is_unknown_is_refused_with_the_choices():
         settings.parameters("defects", "small", {"verbosity": 3})
 
 
+def test_what_would_be_one_number_of_the_table_is_not_planned_twice():
+    with pytest.raises(InputError, match="2/0 · AE is planned twice; name every method"):
+        plan(methods=["AE", "AE"])
+    with pytest.raises(InputError, match="2/0 · AE is planned twice"):
+        plan(parts=[PARTS[0], PARTS[0]])
+    twice = settings.parameters("semantic", "small", {"starts": [{"angle": 10.0}] * 2})
+    with pytest.raises(InputError, match="2/0 · ST-SSAD is planned twice"):
+        plan(methods=["ST-SSAD"], parameters=twice)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"width": "wide"},
+        {"iterations": 0},
+        {"learning_rate": float("nan")},
+        {"starts": 5},
+        {"starts": []},
+        {"starts": [5]},
+        {"starts": {"size": 0.1}},
+        {"starts": [{"zise": 0.1}]},
+        {"starts": [{"size": "small"}]},
+        {"starts": [{"size": float("nan")}]},
+        {"starts": [{"angle": float("inf")}]},
+    ],
+    ids=str,
+)
+def test_parameters_out_of_range_are_refused_before_any_job(given):
+    with pytest.raises(InputError, match=f"{next(iter(given))}|not JSON compliant"):
+        settings.parameters("defects", "small", given)
+
+
+def test_no_task_at_all_is_refused():
+    with pytest.raises(InputError, match="no task is chosen"):
+        plan(tasks=[])
+
+
+def test_pictures_are_read_once_for_all_seeds(monkeypatch):
+    read, count = plans.problems.read, Counter()
+
+    def counted(*arguments):
+        count["read"] += 1
+        return read(*arguments)
+
+    monkeypatch.setattr(plans.problems, "read", counted)
+    plan()
+    assert count["read"] == len(PARTS)
+
+
 def test_the_papers_preset_is_appendix_c():
     tuned = settings.parameters("semantic", "paper", {})["tuned"]
     expected = {"batch_size": 256, "warm_up_epochs": 40, "updates": 5, "iterations": 100}

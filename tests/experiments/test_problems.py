@@ -121,3 +121,14 @@ def test_a_folder_without_kinds_is_refused(tmp_path):
         Image.new("L", (16, 16)).save(tmp_path / name / "0.png")
     with pytest.raises(InputError, match="layout of MVTec AD"):
         problems.read("defects", str(tmp_path), SIZE)
+
+
+def test_a_task_without_normal_or_without_anomalous_pictures_is_refused(labelled):
+    arrays = dict(np.load(labelled))
+    for classes in ([1], [0, 2]):
+        chosen = np.isin(arrays["test_labels"], classes)
+        test = {name: arrays[name][chosen] for name in ("test_images", "test_labels")}
+        path = labelled.with_name(f"{len(classes)}.npz")
+        np.savez(path, **{**arrays, **test})
+        with pytest.raises(InputError, match="expected 1, which is to be normal, and at least one"):
+            problems.read("semantic", str(path), {"normal": 1, **LIMITS})

@@ -78,6 +78,15 @@ def test_lines_alone_are_enough(tmp_path):
         store.arrays(A.key)
 
 
+@pytest.mark.parametrize("left", [0, 60, 200])
+def test_torn_arrays_are_refused(tmp_path, left):
+    store = kept(tmp_path, (A, GOOD))
+    path = tmp_path / f"arrays/{A.key}.npz"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(InputError, match=r"npz cannot be read.*delete the line"):
+        store.arrays(A.key)
+
+
 def test_arrays_come_first_and_whole(tmp_path, monkeypatch):
     def fails(file, **arrays):
         file.write(b"half")
