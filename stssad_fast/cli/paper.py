@@ -129,9 +129,9 @@ def defects(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(
-        write_results("defects", out, planned, store, _rule(selection, preset), _list(tasks)), quiet
-    )
+    rule = _rule(selection, preset)
+    _tell(write_results("defects", out, planned, store, rule, _list(tasks)), quiet)
+    _judge(planned, store)
 
 
 @app.command(
@@ -191,10 +191,9 @@ def semantic(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(
-        write_results("semantic", out, planned, store, _rule(selection, preset), _list(tasks)),
-        quiet,
-    )
+    rule = _rule(selection, preset)
+    _tell(write_results("semantic", out, planned, store, rule, _list(tasks)), quiet)
+    _judge(planned, store)
 
 
 @app.command(
@@ -247,10 +246,9 @@ def demonstrative(
         cpus_per_job=cpus_per_job,
         quiet=quiet,
     )
-    _tell(
-        write_results("demonstrative", out, planned, store, _rule(selection, preset), _list(tasks)),
-        quiet,
-    )
+    rule = _rule(selection, preset)
+    _tell(write_results("demonstrative", out, planned, store, rule, _list(tasks)), quiet)
+    _judge(planned, store)
 
 
 @app.command(epilog="Example: `stssad-fast experiment lemma --out runs/lemma`")
