@@ -24,7 +24,7 @@ def truncated(path):
         (["--test", "nowhere"], "nowhere does not exist"),
         (["--kinds", "scratch"], "no subfolder scratch"),
         (["--image-size", "8"], "--image-size is 8; .* at least 16"),
-        (["--augmentation", "cutmix"], "'cutmix'; choose one of cutdiff, cutout, cutpaste, rotation"),
+        (["--augmentation", "cutmix"], "'cutmix'; choose one of cutdiff, cutout, cutpaste"),
         (["--augmentation", "rotation"], "starts does not fit rotation"),
         (["--strategy", "third_order"], "'strategy' parameter"),
         (["--width", "0"], "'width' parameter"),
