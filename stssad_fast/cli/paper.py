@@ -1,6 +1,7 @@
 """The commands ``experiment NAME``: what is asked for becomes a plan, and its run a page."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,20 +119,9 @@ def defects(
     parts = plans.defects(data, image_size, channels)
     shared = _parameters("defects", preset, assignments, backbone)
     planned = plans.plan(parts, _names(methods, plans.DEFECTS), range(seeds), shared, _list(tasks))
-    _check_folder(out, parts)
-    store = run_plan(
-        planned,
-        out,
-        known.work,
-        workers=jobs,
-        ray=ray,
-        gpus_per_job=gpus_per_job,
-        cpus_per_job=cpus_per_job,
-        quiet=quiet,
-    )
     rule = _rule(selection, preset)
-    _tell(write_results("defects", out, planned, store, rule, _list(tasks)), quiet)
-    _judge(planned, store)
+    how = _How(jobs, ray, gpus_per_job, cpus_per_job, quiet)
+    _perform("defects", out, planned, rule, _list(tasks), how)
 
 
 @app.command(
@@ -180,20 +170,9 @@ def semantic(
     parts = plans.semantic(data, classes, image_size, train_limit, test_limit)
     shared = _parameters("semantic", preset, assignments)
     planned = plans.plan(parts, _names(methods, plans.SEMANTIC), range(seeds), shared, _list(tasks))
-    _check_folder(out, parts)
-    store = run_plan(
-        planned,
-        out,
-        known.work,
-        workers=jobs,
-        ray=ray,
-        gpus_per_job=gpus_per_job,
-        cpus_per_job=cpus_per_job,
-        quiet=quiet,
-    )
     rule = _rule(selection, preset)
-    _tell(write_results("semantic", out, planned, store, rule, _list(tasks)), quiet)
-    _judge(planned, store)
+    how = _How(jobs, ray, gpus_per_job, cpus_per_job, quiet)
+    _perform("semantic", out, planned, rule, _list(tasks), how)
 
 
 @app.command(
@@ -235,20 +214,9 @@ def demonstrative(
     parts = plans.demonstrative(data, image_size, train_limit, test_limit)
     shared = _parameters("demonstrative", preset, assignments)
     planned = plans.plan(parts, [known.OURS], range(seeds), shared, _list(tasks))
-    _check_folder(out, parts)
-    store = run_plan(
-        planned,
-        out,
-        known.work,
-        workers=jobs,
-        ray=ray,
-        gpus_per_job=gpus_per_job,
-        cpus_per_job=cpus_per_job,
-        quiet=quiet,
-    )
     rule = _rule(selection, preset)
-    _tell(write_results("demonstrative", out, planned, store, rule, _list(tasks)), quiet)
-    _judge(planned, store)
+    how = _How(jobs, ray, gpus_per_job, cpus_per_job, quiet)
+    _perform("demonstrative", out, planned, rule, _list(tasks), how)
 
 
 @app.command(epilog="Example: `stssad-fast experiment lemma --out runs/lemma`")
@@ -317,17 +285,39 @@ def _parameters(
     return settings.parameters(name, preset, assigned(assignments or [], {}), backbone)
 
 
-def _check_folder(out: Path, parts: Sequence[plans.Part]) -> None:
-    """Refuse a folder whose tables and figures are another experiment's."""
-    readers = {part.reader for part in parts}
+@dataclass(frozen=True)
+class _How:
+    """Who runs the jobs; see :func:`run_plan`."""
+
+    workers: int | None
+    ray: str | None
+    gpus_per_job: float
+    cpus_per_job: int
+    quiet: bool
+
+
+def _perform(
+    name: str,
+    out: Path,
+    jobs: Sequence[Job],
+    selection: results.Selection,
+    tasks: Sequence[str] | None,
+    how: _How,
+) -> None:
+    """Run what is left of a plan, and show what all of it has come to.
+
+    Raises:
+        InputError: the folder has another experiment's jobs, whose tables these would replace.
+        typer.Exit: a job has failed, or the run was stopped.
+    """
+    readers = {job.config["data"]["reader"] for job in jobs}
     for record in Store(out).done.values():
         if record.config.get("data", {}).get("reader") not in readers:
             raise InputError(
                 f"{out} holds another experiment ({record.label}); choose another --out"
             )
-
-
-def _judge(jobs: Sequence[Job], store: Store) -> None:
+    store = run_plan(jobs, out, known.work, **asdict(how))
+    _tell(write_results(name, out, jobs, store, selection, tasks), how.quiet)
     if any(job.key in store.failed for job in jobs):
         raise typer.Exit(FAILED)
 
