@@ -1,0 +1,268 @@
+"""Which augmentation fits a user's pictures: candidates ranked without labels.
+
+A detector learns to tell normal pictures from augmented ones, once for every candidate. One whose
+pseudo-anomalies resemble the anomalies of the test set scores that set far from normal pictures it
+has not seen; how far, in standard deviations, is what candidates are ranked by.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stssad_fast.augment import Augmentation, CutDiff, catalogue
+from stssad_fast.datasets import Images, as_pictures
+from stssad_fast.detectors import MIN_IMAGE_SIZE
+from stssad_fast.errors import InputError
+from stssad_fast.estimator import STSSAD
+from stssad_fast.ops import mean_distance_loss
+from stssad_fast.tuning.selection import score_variance
+
+CUTDIFF = "cutdiff"
+
+HELD_OUT = 4
+"""Every so manieth training picture is not trained on."""
+
+MIN_TRAIN = 8
+
+PARAMETERS: dict[str, Any] = {"depth": 10, "width": 8, "batch_size": 32, "steps": 200}
+"""Of the detectors: those of :class:`STSSAD`, and how many updates each gets."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An augmentation with its settings.
+
+    Attributes:
+        name: one of :data:`stssad_fast.augment.catalogue.NAMES` but "identity", or "cutdiff".
+        settings: arguments of :func:`catalogue.make`, or of :class:`CutDiff`.
+    """
+
+    name: str
+    settings: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """For people, e.g. "CutOut, size 0.2"."""
+        title = "CutDiff" if self.name == CUTDIFF else catalogue.TITLES[self.name]
+        return ", ".join([title, *(f"{k} {v:g}" for k, v in self.settings.items())])
+
+    @property
+    def family(self) -> str:
+        """Of the study: geometric, local, elementwise, color or mixed."""
+        return "local" if self.name == CUTDIFF else catalogue.FAMILIES[self.name]
+
+    def augmentation(self) -> Augmentation:
+        """The module.
+
+        Raises:
+            InputError: there is no such augmentation or setting, or it is out of its range.
+        """
+        if self.name == "identity":
+            raise InputError("identity changes no picture, so there is nothing to learn from it")
+        if self.name != CUTDIFF:
+            return _Fixed(catalogue.make(self.name, **self.settings))
+        try:
+            return _Fixed(CutDiff(**self.settings))
+        except TypeError as error:
+            raise InputError(
+                f"settings of cutdiff are {', '.join(self.settings)}; it has size, aspect, angle"
+            ) from error
+
+
+class _Fixed(Augmentation):
+    """An augmentation whose hyperparameters stay as they are."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module.requires_grad_(False)
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        made: Tensor = self.module(image, generator=generator)
+        return made
+
+    def describe(self) -> dict[str, float]:
+        return {}
+
+    def draw_(self, generator: torch.Generator) -> None:
+        pass
+
+
+CANDIDATES: tuple[Candidate, ...] = (
+    *(Candidate(name) for name in catalogue.NAMES if name != "identity"),
+    *(Candidate("cutout", {"size": size}) for size in (0.1, 0.3, 0.6)),
+    *(Candidate(CUTDIFF, {"size": size}) for size in (0.001, 0.01, 0.1)),
+)
+"""The catalogue as in the study, and sizes of two local augmentations."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a candidate on one test set without its labels.
+
+    Attributes:
+        candidate: which.
+        separation: by which candidates are ranked, the largest first: difference of the means of
+            the log squared Mahalanobis distances of the test set and of held-out normal pictures,
+            in standard deviations of the latter. 0: the test set looks normal.
+        alignment: ``L_val`` of training, augmented and test embeddings (ST-SSAD, Eq. 2-3); low
+            where the test set lies at the training and the augmented pictures.
+        variance: ``S``, of the test scores (Eq. 6).
+        train_loss: cross-entropy of normal and augmented pictures in the last update; near 0.69
+            where the two cannot be told apart, and the candidate teaches nothing.
+        held_out, test: log squared distances (n,) of held-out normal and of test pictures.
+        embeddings: (n, D) by name: train, augmented, test.
+    """
+
+    candidate: Candidate
+    separation: float
+    alignment: float
+    variance: float
+    train_loss: float
+    held_out: NDArray[np.float64]
+    test: NDArray[np.float64]
+    embeddings: Mapping[str, NDArray[np.float32]]
+
+
+class Learned:
+    """A detector of one candidate, which has seen normal pictures alone and can judge test sets.
+
+    Args:
+        train: normal pictures (N, C, H, W), of which every fourth is held out.
+        candidate: what to learn to tell them from.
+        seed: of everything random.
+        parameters: like :data:`PARAMETERS`, which hold for those left out.
+        device: as for :class:`STSSAD`.
+    """
+
+    def __init__(
+        self,
+        train: Tensor,
+        candidate: Candidate,
+        seed: int = 0,
+        parameters: Mapping[str, Any] | None = None,
+        device: str = "auto",
+    ) -> None:
+        if len(train) < MIN_TRAIN:
+            raise InputError(
+                f"there are {len(train)} training pictures; expected at least {MIN_TRAIN}, as some "
+                "are held out"
+            )
+        settings = {**PARAMETERS, **(parameters or {})}
+        steps = settings.pop("steps")
+        held = torch.arange(len(train)) % HELD_OUT == 0
+        kept = train[~held]
+        augmentation = candidate.augmentation()
+        # A static augmentation, and no test set: the validation loss of the last step, which the
+        # estimator wants, is of training pictures.
+        self.model = STSSAD(
+            augmentation,
+            strategy="random_static",
+            warm_up=steps - 1,
+            iterations=1,
+            random_state=seed,
+            device=device,
+            **settings,
+        ).fit(kept, kept)
+        generator = torch.Generator().manual_seed(seed)
+        augmented = augmentation.cpu()(kept, generator=generator)
+        self.candidate = candidate
+        self.train_loss = float(self.model.starts_[0]["train_loss"])
+        self._trained, self._augmented = self.model.embed(kept), self.model.embed(augmented)
+        self._held_out = self._logs(self.model.embed(train[held]))
+
+    def judge(self, test: Tensor) -> Evidence:
+        """What the unlabelled pictures (M, C, H, W) of a test set say of the candidate."""
+        embedded = self.model.embed(test)
+        found = self._logs(embedded)
+        spread = float(self._held_out.std())
+        shift = float(found.mean() - self._held_out.mean())
+        sets = (torch.from_numpy(rows) for rows in (self._trained, self._augmented, embedded))
+        return Evidence(
+            self.candidate,
+            shift / spread if spread > 0 else 0.0,
+            float(mean_distance_loss(*sets)),
+            score_variance(self.model.density_.score(embedded)),
+            self.train_loss,
+            self._held_out,
+            found,
+            {"train": self._trained, "augmented": self._augmented, "test": embedded},
+        )
+
+    def scores(self, test: Tensor) -> NDArray[np.float64]:
+        """Anomaly scores (M,)."""
+        return self.model.anomaly_scores(test)
+
+    def _logs(self, embedding: NDArray[np.float32]) -> NDArray[np.float64]:
+        distance = self.model.density_.distance(embedding)
+        logs: NDArray[np.float64] = np.log(np.maximum(distance, np.finfo(np.float64).tiny))
+        return logs
+
+
+def recommend(
+    train_images: Images,
+    test_images: Images,
+    candidates: Sequence[Candidate] = CANDIDATES,
+    *,
+    random_state: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    callback: Callable[[int, int], None] | None = None,
+) -> list[Evidence]:
+    """Candidates by how well they fit an unlabelled test set, the best first.
+
+    Args:
+        train_images: normal pictures, at least 8, and not more than memory holds.
+        test_images: unlabelled pictures to find anomalies in, at least 2.
+        candidates: what to compare.
+        random_state: seed.
+        parameters: of the detectors, in place of :data:`PARAMETERS`.
+        device: ``"auto"`` (a GPU if there is one), or a torch device.
+        callback: called after every candidate with how many are done and to do.
+
+    Raises:
+        InputError: the pictures or a candidate cannot be used, or training diverged.
+    """
+    train = _tensor(train_images, "train_images", MIN_TRAIN)
+    test = _tensor(test_images, "test_images", 2)
+    for candidate in candidates:
+        candidate.augmentation()
+    found = []
+    for candidate in candidates:
+        found.append(Learned(train, candidate, random_state, parameters, device).judge(test))
+        if callback:
+            callback(len(found), len(candidates))
+    return sorted(found, key=lambda evidence: -evidence.separation)
+
+
+def _tensor(images: Images, name: str, least: int) -> Tensor:
+    found = as_pictures(images, name=name, min_side=MIN_IMAGE_SIZE, min_count=least)
+    return found if isinstance(found, Tensor) else found[np.arange(len(found))]
+
+
+def parsed(text: str) -> Candidate:
+    """A candidate as typed: ``rotate``, ``cutout:size=0.2`` or ``cutdiff:size=0.01:aspect=4``.
+
+    Raises:
+        InputError: it is not understood, or there is no such candidate.
+    """
+    name, *pairs = text.strip().split(":")
+    settings = dict(_assigned(text, pairs))
+    candidate = Candidate(name, settings)
+    candidate.augmentation()
+    return candidate
+
+
+def _assigned(text: str, pairs: Sequence[str]) -> Iterator[tuple[str, float]]:
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        try:
+            yield key.strip(), float(value)
+        except ValueError as error:
+            raise InputError(
+                f"candidate {text!r} is not understood; expected NAME or NAME:SETTING=NUMBER"
+            ) from error
