@@ -50,8 +50,8 @@ class Known(nn.Module):
     def forward(self, image):
         return image.mean((1, 2)) + self.shift
 
-    def set_center(self, mean):
-        self.center = mean
+    def score(self, image):
+        return (self(image) - self.center).square().sum(1)
 
 
 @pytest.fixture
@@ -80,17 +80,16 @@ def test_without_an_augmentation_the_loss_is_the_first_term(
     assert_close(loss, ((images.mean((1, 2)) - center) ** 2).sum(1).mean())
 
 
-def test_the_centre_of_deep_sad_follows_the_normal_pictures_of_an_epoch(
-    halves, prepared, assert_close, generator
-):
-    model, images = prepared("invert", **ALWAYS), halves(5, "left")
-    for _ in range(2):  # an epoch forgets those before it
-        network = Known(torch.ones(16))
-        for rows in (images[:2], images[2:]):
-            model._loss(network, rows, generator)
-        model._end_epoch(network)
-        assert_close(network.center, images.mean((0, 1, 2)))
-        images = halves(5, "right", 1)
+@pytest.mark.parametrize("augmentation", ["invert", "identity"])
+def test_the_centre_of_deep_sad_is_the_mean_of_what_is_scored(halves, augmentation, assert_close):
+    images = halves(9, "left")
+    model, longer = (DeepSAD(augmentation, **{**SMALL, "epochs": n}).fit(images) for n in (2, 5))
+    for fitted in (model, longer):
+        mean = torch.tensor(fitted.embed(images)).mean(0)
+        expected = SVDDNetwork(1, (16, 16), 2, 8)
+        expected.set_center(mean)
+        assert_close(fitted.network_.center, expected.center)
+    assert not torch.equal(longer.network_.center, model.network_.center)
 
 
 def test_an_augmented_picture_at_the_centre_is_finite(prepared, generator):
