@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -31,6 +30,7 @@ from stssad_fast.detectors import (
 )
 from stssad_fast.devices import find_device
 from stssad_fast.errors import InputError
+from stssad_fast.outliers import OutlierScores
 from stssad_fast.tuning import ensemble, selection
 from stssad_fast.tuning.density import GaussianDensity
 from stssad_fast.tuning.ranks import Ranks
@@ -45,7 +45,7 @@ AUGMENTATIONS: dict[str, type[Augmentation]] = {
 FORMAT = 1
 
 
-class STSSAD(OutlierMixin, BaseEstimator):
+class STSSAD(OutlierScores):
     """Self-tuning self-supervised anomaly detection on pictures (Yoo, Zhao, Akoglu).
 
     Learns to tell normal pictures from augmented ones, and tunes the augmentation so that it
@@ -169,6 +169,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
         "random_state": ["random_state"],
         "device": [str],
     }
+    _fitted_by = "starts_"
 
     def __init__(
         self,
@@ -316,10 +317,9 @@ class STSSAD(OutlierMixin, BaseEstimator):
                 for index in ensemble.members(self.starts_)
             ]
         if self.contamination == "auto":
-            self.threshold_ = float(np.quantile(self.anomaly_scores(train), 0.95))
+            self._set_threshold(float(np.quantile(self.anomaly_scores(train), 0.95)))
         else:
-            self.threshold_ = float(np.quantile(self.test_scores_, 1 - self.contamination))
-        self.offset_ = -self.threshold_
+            self._set_threshold(float(np.quantile(self.test_scores_, 1 - self.contamination)))
         return self
 
     def check_parameters(self) -> None:
@@ -388,18 +388,6 @@ class STSSAD(OutlierMixin, BaseEstimator):
 
     def _combined(self, scores: list[NDArray[np.float64]]) -> NDArray[np.float64]:
         return ensemble.combine(scores, self._references(), ensemble.weights(self.starts_))
-
-    def score_samples(self, images: Images) -> NDArray[np.float64]:
-        """Negative :meth:`anomaly_scores` (N,); higher is more normal."""
-        return -self.anomaly_scores(images)
-
-    def decision_function(self, images: Images) -> NDArray[np.float64]:
-        """:meth:`score_samples` minus ``offset_`` (N,): negative for predicted anomalies."""
-        return self.score_samples(images) - self.offset_
-
-    def predict(self, images: Images) -> NDArray[np.int64]:
-        """1 for normal, -1 for anomalous (N,)."""
-        return np.where(self.decision_function(images) < 0, -1, 1)
 
     @property
     def history_(self) -> dict[str, list[float]]:
@@ -476,8 +464,7 @@ class STSSAD(OutlierMixin, BaseEstimator):
             model = cls(**values["params"]).set_params(device=device, backbone=backbone)
             model.starts_, model.chosen_start_ = values["starts"], values["chosen_start"]
             model.image_shape_ = tuple(values["image_shape"])
-            model.threshold_ = values["threshold"]
-            model.offset_ = -model.threshold_
+            model._set_threshold(values["threshold"])
             model._restore(tensors, model._detector(), place)
             if model.ensemble:
                 model.members_ = [
@@ -505,16 +492,6 @@ class STSSAD(OutlierMixin, BaseEstimator):
         self.detector_, self.density_ = kept.detector, kept.density
         self.augmentation_ = self._starts()[0].to(device)
         self.augmentation_.load_state_dict(checkpoint.under("augmentation", tensors))
-
-    def _checked(self, images: Images) -> Pictures:
-        check_is_fitted(self, "starts_")
-        checked = as_pictures(images, min_side=MIN_IMAGE_SIZE)
-        if tuple(checked.shape[1:]) != self.image_shape_:
-            raise InputError(
-                f"images are {tuple(checked.shape[1:])} (channels, height, width), the estimator "
-                f"was fitted on {self.image_shape_}. Convert or resize them"
-            )
-        return checked
 
     def _seed(self, begun: Path | None) -> int:
         """Of the checkpoint, if there is one and nothing else says; else drawn."""

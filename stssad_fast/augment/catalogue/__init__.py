@@ -1,0 +1,61 @@
+"""The augmentations of the study "Data Augmentation is a Hyperparameter" (appendix B).
+
+Where the text of the study and its released code differ, these do what the code does.
+"""
+
+import inspect
+from typing import NamedTuple
+
+from stssad_fast.augment.catalogue.base import Identity, PictureAugmentation
+from stssad_fast.augment.catalogue.colour import Invert
+from stssad_fast.augment.catalogue.elementwise import Mask, Noise
+from stssad_fast.augment.catalogue.geometric import Flip, Geom, Rotate
+from stssad_fast.errors import InputError
+
+__all__ = ["FAMILIES", "NAMES", "TITLES", "PictureAugmentation", "make"]
+
+
+class _Entry(NamedTuple):
+    kind: type[PictureAugmentation]
+    family: str
+    title: str
+
+
+_CATALOGUE = {
+    "identity": _Entry(Identity, "none", "Identity"),
+    "rotate": _Entry(Rotate, "geometric", "Rotate"),
+    "flip": _Entry(Flip, "geometric", "Flip"),
+    "geom": _Entry(Geom, "geometric", "GEOM"),
+    "noise": _Entry(Noise, "elementwise", "Noise"),
+    "mask": _Entry(Mask, "elementwise", "Mask"),
+    "invert": _Entry(Invert, "color", "Invert"),
+}
+
+NAMES: tuple[str, ...] = tuple(_CATALOGUE)
+FAMILIES: dict[str, str] = {name: entry.family for name, entry in _CATALOGUE.items()}
+TITLES: dict[str, str] = {name: entry.title for name, entry in _CATALOGUE.items()}
+
+
+def make(name: str, **settings: float) -> PictureAugmentation:
+    """An augmentation by its name.
+
+    Args:
+        name: one of ``NAMES``.
+        settings: its continuous hyperparameters, by default those of the study:
+
+            - ``flip``, ``invert``: ``probability`` in [0, 1] of the change, 0.5;
+            - ``noise``: ``std`` of the noise, positive, 0.1;
+            - ``mask``: ``probability`` in (0, 1] that a value becomes 0, 0.1.
+
+    Raises:
+        InputError: there is no such augmentation or setting, or a setting is out of its range.
+    """
+    if name not in _CATALOGUE:
+        raise InputError(f"augmentation is {name!r}; choose one of {', '.join(NAMES)}")
+    kind = _CATALOGUE[name].kind
+    known = inspect.signature(kind).parameters
+    for setting in settings:
+        if setting not in known:
+            choices = ", ".join(known) or "no settings"
+            raise InputError(f"setting {setting!r} of {name!r}, which has {choices}")
+    return kind(**settings)

@@ -1,0 +1,139 @@
+"""What the augmentations of the catalogue share."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from stssad_fast.errors import InputError
+
+
+class PictureAugmentation(nn.Module):
+    """Changes every picture of a batch in a way of its own.
+
+    It has no parameters: what it draws comes from the generator alone, or from torch's default one
+    if there is none. The generator has to be on the device of the pictures. Drawn are float32
+    numbers whatever the dtype of the pictures, so that the same seed does the same to all dtypes.
+
+    Attributes:
+        classes: K of the augmentation predictor: into how many separable classes the augmentation
+            falls. Class 0 leaves pictures as they are.
+    """
+
+    classes: ClassVar[int] = 2
+
+    def __init__(self) -> None:  # make() asks it for the names of the settings
+        super().__init__()
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Pictures (B, C, H, W) with values in [0, 1], changed; of the same shape, dtype and range.
+
+        A picture that is not changed need not be copied.
+        """
+        raise NotImplementedError
+
+    def of_class(
+        self, image: Tensor, k: int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """``aug_k``: all pictures (B, C, H, W) changed as class ``k`` is, 0 ≤ k < ``classes``.
+
+        Of an augmentation with two classes the second is the augmentation itself.
+
+        Raises:
+            InputError: there is no such class.
+        """
+        self._check_class(k)
+        return self(image, generator=generator) if k else image
+
+    def describe(self) -> dict[str, float]:
+        """Settings by name; a setting that is left to chance is not among them."""
+        return {}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value:g}" for name, value in self.describe().items())
+
+    def _check_class(self, k: int) -> None:
+        if not 0 <= k < self.classes:
+            raise InputError(f"class {k!r} of {type(self).__name__}, which has {self.classes}")
+
+
+class Identity(PictureAugmentation):
+    """Leaves pictures as they are."""
+
+    classes = 1
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        return image
+
+
+class OnOff(PictureAugmentation):
+    """One change without chance, which a picture undergoes or not; class 1 always does.
+
+    Args:
+        probability: of the change, in [0, 1], for every picture by itself.
+
+    Raises:
+        InputError: probability is out of its range.
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        super().__init__()
+        self.probability = within("probability", probability, 0, 1)
+
+    def changed(self, image: Tensor) -> Tensor:
+        """All pictures, changed."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        return sometimes(image, self.changed(image), self.probability, generator)
+
+    def of_class(
+        self, image: Tensor, k: int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        self._check_class(k)
+        return self.changed(image) if k else image
+
+    def describe(self) -> dict[str, float]:
+        return {"probability": self.probability}
+
+
+def within(name: str, value: float, low: float, high: float, *, above: bool = False) -> float:
+    """``value`` as a float if it lies in [low, high], or (low, high] with ``above``.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not (low < value <= high or (value == low and not above)):
+        bracket = "(" if above else "["
+        raise InputError(f"{name} is {value!r}, expected a number in {bracket}{low:g}, {high:g}]")
+    return float(value)
+
+
+def square(image: Tensor, what: str) -> None:
+    """Refuse pictures that a quarter turn would give another shape.
+
+    Raises:
+        InputError: height and width differ.
+    """
+    height, width = image.shape[2:]
+    if height != width:
+        raise InputError(
+            f"{what} turns pictures by 90 degrees, which needs square ones; these are "
+            f"{height} × {width}: crop or pad them, or choose another augmentation"
+        )
+
+
+def uniform(
+    image: Tensor, low: float, high: float, generator: torch.Generator | None, *more: int
+) -> Tensor:
+    """Numbers (B,) or (*more, B), uniform in [low, high), one for each picture."""
+    u = torch.rand(*more, image.shape[0], generator=generator, device=image.device)
+    return low + (high - low) * u
+
+
+def sometimes(
+    image: Tensor, changed: Tensor, probability: float, generator: torch.Generator | None
+) -> Tensor:
+    """``changed`` with a probability, else ``image``; drawn for every picture."""
+    chosen = uniform(image, 0, 1, generator) < probability
+    return torch.where(chosen[:, None, None, None], changed, image)

@@ -1,0 +1,53 @@
+"""Augmentations that change every value by itself or with its neighbours."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from stssad_fast.augment.catalogue.base import PictureAugmentation, within
+
+
+class Noise(PictureAugmentation):
+    """Adds normal noise to every value; what leaves [0, 1] is clamped.
+
+    Args:
+        std: standard deviation of the noise, positive.
+
+    Raises:
+        InputError: std is out of its range.
+    """
+
+    def __init__(self, std: float = 0.1) -> None:
+        super().__init__()
+        self.std = within("std", std, 0, math.inf, above=True)
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(image.shape, generator=generator, device=image.device)
+        return (image + self.std * noise.to(image.dtype)).clamp(0, 1)
+
+    def describe(self) -> dict[str, float]:
+        return {"std": self.std}
+
+
+class Mask(PictureAugmentation):
+    """Blackens values at random, each channel of a pixel by itself, as the released code does.
+
+    Args:
+        probability: that a value becomes 0, in (0, 1]. 0.1 is what the released code has; the text
+            of the study says 0.2.
+
+    Raises:
+        InputError: probability is out of its range.
+    """
+
+    def __init__(self, probability: float = 0.1) -> None:
+        super().__init__()
+        self.probability = within("probability", probability, 0, 1, above=True)
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        u = torch.rand(image.shape, generator=generator, device=image.device)
+        return image.masked_fill(u < self.probability, 0)
+
+    def describe(self) -> dict[str, float]:
+        return {"probability": self.probability}
