@@ -177,10 +177,19 @@ def _controlled(
     labels = np.repeat([0, 1], [len(good), len(chosen)])
     tests = {}
     for name in generators:
-        draws = torch.Generator().manual_seed(0)
-        changed = catalogue.make(name)(chosen, generator=draws)
-        tests[name] = Task(torch.cat([good, changed]), labels)
+        tests[name] = Task(torch.cat([good, _changed(chosen, catalogue.make(name))]), labels)
     return Problem(split.train_images, tests)
+
+
+def _changed(images: Tensor, augmentation: catalogue.PictureAugmentation) -> Tensor:
+    """Every picture in a class of the augmentation that does not leave it as it is."""
+    draws = torch.Generator().manual_seed(0)
+    classes = torch.randint(1, augmentation.classes, (len(images),), generator=draws)
+    changed = images.clone()
+    for k in classes.unique().tolist():
+        chosen = classes == k
+        changed[chosen] = augmentation.of_class(images[chosen], k, generator=draws)
+    return changed
 
 
 def _limited(source: str, *limits: int) -> list[tuple[Labelled, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, silhouette_score
 
-from stssad_fast.augment import catalogue
 from stssad_fast.baselines import AugmentationPredictor, AutoEncoder, DeepSAD
 from stssad_fast.errors import InputError
 from stssad_fast.experiments import problems
@@ -51,12 +51,26 @@ DETECTORS: dict[str, Detector] = {
     "AP": Detector(AugmentationPredictor, None),
 }
 
-# Written out, so that the key of a job tells what was fitted.
+# Written out, so that the key of a job tells what was fitted. Of AP, a picture is seen ``views``
+# times in training, whatever the number of classes, ``views_per_batch`` of them in an update.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
         "DAE": {"width": 8, "hidden": 64, "epochs": 60, "batch_size": 32, "learning_rate": 1e-3},
-        "DeepSAD": {"width": 8, "hidden": 64, "epochs": 60, "batch_size": 32},
-        "AP": {"epochs": 4, "batch_size": 64},
+        "DeepSAD": {
+            "width": 8,
+            "hidden": 32,
+            "epochs": 60,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+        },
+        "AP": {
+            "depth": 10,
+            "widen": 1,
+            "classes_per_picture": 8,
+            "views": 40,
+            "views_per_batch": 64,
+            "learning_rate": 1e-3,
+        },
     },
     "paper": {
         "DAE": {
@@ -66,11 +80,25 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "batch_size": 1024,
             "learning_rate": 1e-3,
         },
-        "DeepSAD": {},
-        "AP": {},
+        "DeepSAD": {
+            "width": 32,
+            "hidden": 128,
+            "epochs": 150,
+            "batch_size": 128,
+            "learning_rate": 1e-4,
+        },
+        "AP": {
+            "depth": 10,
+            "widen": 4,
+            "classes_per_picture": 8,
+            "views": 200,
+            "views_per_batch": 128,
+            "learning_rate": 1e-3,
+        },
     },
 }
-"""Parameters of each detector: "small", for a CPU, and "paper" (Appendix A)."""
+"""Parameters of each detector: "small", for a CPU, and "paper" (Appendix A and the code of the
+detectors' authors)."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +167,21 @@ def _of(
                     "tasks": {test: part.names(test) for test in tests},
                     "detector": detector,
                     "augmentation": str(augmentation),
-                    "parameters": dict(parameters[detector]),
+                    "parameters": _resolved(parameters[detector], augmentation),
                     "seed": seed,
                 }
                 label = f"{part.names('*')} · {detector} · {augmentation.title} · seed {seed}"
                 yield Job(config, label, detector, {"data": part.source})
+
+
+def _resolved(parameters: Mapping[str, Any], augmentation: Augmentation) -> dict[str, Any]:
+    """Parameters as the estimator takes them: epochs and pictures for views."""
+    found = dict(parameters)
+    if "views" in found:
+        classes = min(augmentation.made().classes, found["classes_per_picture"])
+        found["epochs"] = math.ceil(found.pop("views") / classes)
+        found["batch_size"] = max(2, found.pop("views_per_batch") // classes)
+    return found
 
 
 def plan_distances(
@@ -193,16 +231,10 @@ def work(config: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Values,
     """
     problem = problems.read_planned(config["data"], sources["data"])
     if "encoder" in config:
-        chosen = {text: made(text) for text in config["augmentations"]}
+        chosen = {text: Augmentation.parse(text).made() for text in config["augmentations"]}
         encoder = BACKBONES[config["encoder"]]()
         return {"mmd": distances(problem, chosen, encoder, config["seed"])}, {}
     return _trained(config, problem)
-
-
-def made(text: str) -> catalogue.PictureAugmentation:
-    """The augmentation that :meth:`Augmentation.parse` understands."""
-    found = Augmentation.parse(text)
-    return catalogue.make(found.name, **found.settings)
 
 
 def _trained(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Arrays]:
@@ -216,7 +248,7 @@ def _trained(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Array
     model.fit(problem.train)
     draws = torch.Generator().manual_seed(2**32 + seed)  # other pictures than in training
     with torch.no_grad():
-        augmented = catalogue.make(chosen.name, **chosen.settings)(problem.train, generator=draws)
+        augmented = chosen.made()(problem.train, generator=draws)
     change = (augmented - problem.train).square().flatten(1).mean(1).sqrt().mean()
     values, arrays = {"change": float(change), "tests": {}}, Arrays()
     for name, images in (("train", problem.train), ("augmented", augmented)):

@@ -87,11 +87,16 @@ class Augmentation:
                 f"augmentation {text!r} is not understood ({error}); expected NAME or "
                 "NAME:SETTING=NUMBER, e.g. cutout:size=0.2"
             ) from error
-        catalogue.make(name, **settings)
-        return cls(name, settings)
+        found = cls(name, settings)
+        found.made()
+        return found
 
     def __str__(self) -> str:
         return ":".join([self.name, *(f"{k}={v:g}" for k, v in self.settings.items())])
+
+    def made(self) -> catalogue.PictureAugmentation:
+        """The module."""
+        return catalogue.make(self.name, **self.settings)
 
     @property
     def title(self) -> str:
