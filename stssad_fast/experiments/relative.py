@@ -36,7 +36,7 @@ class Relative:
 
     @property
     def verdict(self) -> str:
-        """"helpful", "harmful" or "", by the p-value alone."""
+        """ "helpful", "harmful" or "", by the p-value alone."""
         if self.p_value is None:
             return ""
         return "helpful" * (self.p_value < HELPFUL) + "harmful" * (self.p_value > HARMFUL)

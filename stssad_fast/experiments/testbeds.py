@@ -36,7 +36,7 @@ def controlled(
         data: a labelled set, as for :func:`plans.semantic`.
         normal: class numbers.
         image_size: side in pixels.
-        train_limit, test_limit: pictures of a class, at most; half of the test pictures are changed.
+        train_limit, test_limit: pictures of a class, at most; half of the test ones are changed.
         generators: names in the catalogue.
 
     Raises:
