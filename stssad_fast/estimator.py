@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from stssad_fast import checkpoint
 from stssad_fast.augment import Augmentation, CutDiff, CutOut, CutPaste, Rotation
-from stssad_fast.datasets import Images, Pictures, as_pictures, as_train_test, mean_and_std
+from stssad_fast.datasets import Images, Pictures, as_train_test, mean_and_std
 from stssad_fast.detectors import (
     MIN_IMAGE_SIZE,
     BackboneDetector,

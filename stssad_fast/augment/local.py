@@ -64,8 +64,8 @@ class CutOut(Patch):
 
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         lengths = self._lengths(image)
-        (corner,) = _corners(image, lengths, 1, generator)
-        return image.masked_fill(_inside(image, corner, lengths), 0)
+        (corner,) = corners(image, lengths, 1, generator)
+        return image.masked_fill(inside(image, corner, lengths), 0)
 
 
 class CutPaste(Patch):
@@ -76,38 +76,54 @@ class CutPaste(Patch):
 
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         lengths = self._lengths(image)
-        corner, source = _corners(image, lengths, 2, generator)
-        pictures, channels, height, width = image.shape
-        shift = (source - corner).long()
-        rows = (_counted(image, height) + shift[:, :1]).clamp(0, height - 1)  # (B, H)
-        columns = (_counted(image, width) + shift[:, 1:]).clamp(0, width - 1)  # (B, W)
-        moved = image[
-            _counted(image, pictures)[:, None, None, None],
-            _counted(image, channels)[None, :, None, None],
-            rows[:, None, :, None],
-            columns[:, None, None, :],
-        ]
-        return torch.where(_inside(image, corner, lengths), moved, image)
+        corner, source = corners(image, lengths, 2, generator)
+        return torch.where(inside(image, corner, lengths), moved(image, source - corner), image)
 
 
-def _counted(image: Tensor, count: int) -> Tensor:
+def counted(image: Tensor, count: int) -> Tensor:
+    """0, 1, ..., ``count`` − 1 on the device of the pictures."""
     return torch.arange(count, device=image.device)
 
 
-def _corners(
+def corners(
     image: Tensor, lengths: tuple[Tensor, Tensor], count: int, generator: torch.Generator | None
 ) -> Tensor:
-    """First rows and columns (count, B, 2) of rectangles that lie within the picture."""
+    """First rows and columns (count, B, 2) of rectangles that lie within the picture.
+
+    ``lengths`` are the heights and the widths in pixels, (B,) each, or (1,) for all pictures.
+    """
     u = torch.rand(count, image.shape[0], 2, generator=generator, device=image.device)
-    last = torch.cat([side - length for side, length in zip(image.shape[2:], lengths, strict=True)])
+    both = zip(image.shape[2:], lengths, strict=True)
+    last = torch.stack([side - length for side, length in both], 1)
     return torch.minimum((u * (last + 1)).floor(), last)  # u * (last + 1) may round up
 
 
-def _inside(image: Tensor, corner: Tensor, lengths: tuple[Tensor, Tensor]) -> Tensor:
+def inside(image: Tensor, corner: Tensor, lengths: tuple[Tensor, Tensor]) -> Tensor:
     """(B, 1, H, W): which pixels lie in the rectangle with first row and column (B, 2)."""
     along = []
     for axis, length in enumerate(lengths):
         begin = corner[:, axis, None]
-        at = _counted(image, image.shape[2 + axis])
-        along.append((at >= begin) & (at < begin + length))
+        at = counted(image, image.shape[2 + axis])
+        along.append((at >= begin) & (at < begin + length[:, None]))
     return along[0][:, None, :, None] & along[1][:, None, None, :]
+
+
+def moved(image: Tensor, by: Tensor) -> Tensor:
+    """Pictures whose pixels come from ``by`` (B, 2) rows below and columns to the right.
+
+    Where that leaves the picture, its nearest pixel is taken.
+    """
+    rows, columns = (counted(image, side) for side in image.shape[2:])
+    by = by.long()
+    return picked(image, (rows + by[:, :1])[:, :, None], (columns + by[:, 1:])[:, None, :])
+
+
+def picked(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pictures whose pixels are those at rows and columns that broadcast to (B, H, W).
+
+    Rows and columns outside of the picture mean its nearest one.
+    """
+    height, width = image.shape[2:]
+    at = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
+    values = image.flatten(2).gather(2, at.flatten(1)[:, None].expand(-1, image.shape[1], -1))
+    return values.unflatten(2, at.shape[1:])

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, Options
 from torch import Tensor, nn
 
 from stssad_fast.baselines.base import MIN_STD
-from stssad_fast.baselines.trained import Trained
+from stssad_fast.baselines.trained import Trained, same_shape
 from stssad_fast.datasets import Pictures, mean_and_std
 from stssad_fast.detectors import WideResNet
 from stssad_fast.errors import InputError
@@ -95,17 +95,17 @@ class AugmentationPredictor(Trained[WideResNet]):
 
     def _classes(self) -> int:
         found = getattr(self.augmentation_, "classes", 1)
-        if not isinstance(found, int) or found < 2:
+        if not isinstance(found, int) or found < 2 or not hasattr(self.augmentation_, "of_class"):
             raise InputError(
-                f"augmentation is {self.augmentation!r}, which has no classes to tell apart. Choose "
+                f"augmentation is {self.augmentation!r}, which has no classes to tell apart. Give "
                 "another than 'identity', or a module with classes (at least 2) and of_class"
             )
         return found
 
     @torch.no_grad()
     def _of_class(self, images: Tensor, k: int, generator: torch.Generator) -> Tensor:
-        made: Tensor = self.augmentation_.of_class(images, k, generator=generator)  # type: ignore[operator]
-        return made
+        of_class: Any = self.augmentation_.of_class
+        return same_shape(of_class(images, k, generator=generator), images)
 
     def _loss(self, network: WideResNet, images: Tensor, generator: torch.Generator) -> Tensor:
         classes = self._classes()

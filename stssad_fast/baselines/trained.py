@@ -112,7 +112,7 @@ class Trained(Baseline, Generic[Network]):
         """What the augmentation makes of pictures (B, C, H, W): themselves if there is none."""
         if self.augmentation_ is None:
             return images
-        return _same_shape(self.augmentation_(images, generator=generator), images)
+        return same_shape(self.augmentation_(images, generator=generator), images)
 
     def _scores(self, images: Pictures) -> Scores:
         # Anew in every call, so that the same call gives the same scores.
@@ -150,7 +150,12 @@ def _made(
     return copy.deepcopy(augmentation).to(device)
 
 
-def _same_shape(augmented: Tensor, images: Tensor) -> Tensor:
+def same_shape(augmented: Tensor, images: Tensor) -> Tensor:
+    """What an augmentation made of pictures, if that is of their shape.
+
+    Raises:
+        InputError: it is not.
+    """
     if augmented.shape != images.shape:
         raise InputError(
             f"augmentation gives {tuple(augmented.shape)} for pictures {tuple(images.shape)}; give "

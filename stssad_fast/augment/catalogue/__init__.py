@@ -7,9 +7,11 @@ import inspect
 from typing import NamedTuple
 
 from stssad_fast.augment.catalogue.base import Identity, PictureAugmentation
-from stssad_fast.augment.catalogue.colour import Invert
-from stssad_fast.augment.catalogue.elementwise import Mask, Noise
-from stssad_fast.augment.catalogue.geometric import Flip, Geom, Rotate
+from stssad_fast.augment.catalogue.colour import Color, Invert
+from stssad_fast.augment.catalogue.elementwise import Blur, Mask, Noise
+from stssad_fast.augment.catalogue.geometric import Crop, Flip, Geom, Rotate
+from stssad_fast.augment.catalogue.mixed import SimCLR
+from stssad_fast.augment.catalogue.patches import RandomCutOut, RandomCutPaste, Scar
 from stssad_fast.errors import InputError
 
 __all__ = ["FAMILIES", "NAMES", "TITLES", "PictureAugmentation", "make"]
@@ -23,12 +25,19 @@ class _Entry(NamedTuple):
 
 _CATALOGUE = {
     "identity": _Entry(Identity, "none", "Identity"),
+    "crop": _Entry(Crop, "geometric", "Crop"),
     "rotate": _Entry(Rotate, "geometric", "Rotate"),
     "flip": _Entry(Flip, "geometric", "Flip"),
     "geom": _Entry(Geom, "geometric", "GEOM"),
+    "cutout": _Entry(RandomCutOut, "local", "CutOut"),
+    "cutpaste": _Entry(RandomCutPaste, "local", "CutPaste"),
+    "cutpaste_scar": _Entry(Scar, "local", "CutPaste-scar"),
+    "blur": _Entry(Blur, "elementwise", "Blur"),
     "noise": _Entry(Noise, "elementwise", "Noise"),
     "mask": _Entry(Mask, "elementwise", "Mask"),
     "invert": _Entry(Invert, "color", "Invert"),
+    "color": _Entry(Color, "color", "Color"),
+    "simclr": _Entry(SimCLR, "mixed", "SimCLR"),
 }
 
 NAMES: tuple[str, ...] = tuple(_CATALOGUE)
@@ -43,12 +52,17 @@ def make(name: str, **settings: float) -> PictureAugmentation:
         name: one of ``NAMES``.
         settings: its continuous hyperparameters, by default those of the study:
 
+            - ``crop``: ``min_area`` in (0, 1], the least share of the area, 0.08;
             - ``flip``, ``invert``: ``probability`` in [0, 1] of the change, 0.5;
+            - ``cutout``: ``size`` in (0, 1], the sides of the rectangle as a share of the
+              picture's (CutOut-c), otherwise drawn for every picture;
             - ``noise``: ``std`` of the noise, positive, 0.1;
-            - ``mask``: ``probability`` in (0, 1] that a value becomes 0, 0.1.
+            - ``mask``: ``probability`` in (0, 1] that a value becomes 0, 0.1;
+            - ``color``, ``simclr``: ``strength`` in (0, 2.5] of the change of colours, 1.
 
     Raises:
-        InputError: there is no such augmentation or setting, or a setting is out of its range.
+        InputError: there is no such augmentation or setting, a setting is out of its range, or
+            kornia is not installed, which colours, blurs and copied patches need.
     """
     if name not in _CATALOGUE:
         raise InputError(f"augmentation is {name!r}; choose one of {', '.join(NAMES)}")

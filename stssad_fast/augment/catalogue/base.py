@@ -1,5 +1,8 @@
 """What the augmentations of the catalogue share."""
 
+import importlib
+import math
+from types import ModuleType
 from typing import ClassVar
 
 import torch
@@ -119,7 +122,7 @@ def square(image: Tensor, what: str) -> None:
     if height != width:
         raise InputError(
             f"{what} turns pictures by 90 degrees, which needs square ones; these are "
-            f"{height} × {width}: crop or pad them, or choose another augmentation"
+            f"{height} by {width}: crop or pad them, or choose another augmentation"
         )
 
 
@@ -137,3 +140,44 @@ def sometimes(
     """``changed`` with a probability, else ``image``; drawn for every picture."""
     chosen = uniform(image, 0, 1, generator) < probability
     return torch.where(chosen[:, None, None, None], changed, image)
+
+
+def tried(
+    image: Tensor,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    largest: tuple[int, int],
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rectangles as torchvision draws them: the first of ten that fits.
+
+    Args:
+        image: pictures (B, C, H, W).
+        area: range of the share of the picture's area, which is uniform.
+        aspect: range of height over width, whose logarithm is uniform.
+        largest: height and width that a rectangle may have.
+
+    Returns:
+        Heights and widths (B,) in whole pixels, and whether one of the ten fitted (B,).
+    """
+    height, width = image.shape[2:]
+    pixels = uniform(image, *area, generator, 10) * (height * width)
+    ratio = uniform(image, math.log(aspect[0]), math.log(aspect[1]), generator, 10).exp()
+    heights, widths = (pixels * ratio).sqrt().round(), (pixels / ratio).sqrt().round()
+    fits = (heights >= 1) & (heights <= largest[0]) & (widths >= 1) & (widths <= largest[1])
+    first = fits.int().argmax(0, keepdim=True)
+    return heights.gather(0, first)[0], widths.gather(0, first)[0], fits.any(0)
+
+
+def kornia() -> ModuleType:
+    """The package kornia, which takes a second to import.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("kornia")
+    except ImportError as error:
+        raise InputError(
+            "colours and blurs need kornia, which is missing: pip install stssad-fast[study]"
+        ) from error

@@ -5,7 +5,36 @@ import math
 import torch
 from torch import Tensor
 
-from stssad_fast.augment.catalogue.base import PictureAugmentation, within
+from stssad_fast.augment.catalogue.base import PictureAugmentation, kornia, uniform, within
+
+
+class Blur(PictureAugmentation):
+    """A Gaussian blur (SimCLR's), of a width that is drawn for every picture.
+
+    The standard deviation is uniform in (0.1, 2) pixels; the kernel is a tenth of the side, made
+    odd, and at least 3 pixels, so that on small pictures it is much narrower than its Gaussian.
+    Beyond its borders the picture is mirrored.
+
+    Raises:
+        InputError: kornia is not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        kornia()
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        sigma = uniform(image, 0.1, 2, generator).to(image.dtype)
+        sizes = tuple(_kernel(side) for side in image.shape[2:])
+        blurred: Tensor = kornia().filters.gaussian_blur2d(
+            image, sizes, sigma[:, None].expand(-1, 2), border_type="reflect"
+        )
+        return blurred.clamp(0, 1)
+
+
+def _kernel(side: int) -> int:
+    """Length of the kernel along an axis; one of a single pixel has nothing to blur."""
+    return max(3, 2 * (side // 20) + 1) if side > 1 else 1
 
 
 class Noise(PictureAugmentation):

@@ -8,8 +8,46 @@ from stssad_fast.augment.catalogue.base import (
     PictureAugmentation,
     sometimes,
     square,
+    tried,
     uniform,
+    within,
 )
+from stssad_fast.augment.local import corners, counted, inside, moved
+
+
+class Crop(PictureAugmentation):
+    """A part of the picture, enlarged to its size (torchvision's RandomResizedCrop).
+
+    The share of the area is uniform, the logarithm of the aspect is uniform between those of 3/4
+    and 4/3, and the place is uniform. If none of ten draws fits, it is the largest part in the
+    middle with such an aspect. Values between pixels are bilinear.
+
+    Args:
+        min_area: least share of the area, in (0, 1]; the largest is 1.
+
+    Raises:
+        InputError: min_area is out of its range.
+    """
+
+    def __init__(self, min_area: float = 0.08) -> None:
+        super().__init__()
+        self.min_area = within("min_area", min_area, 0, 1, above=True)
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        height, width = image.shape[2:]
+        area, aspect = (self.min_area, 1), (3 / 4, 4 / 3)
+        tall, wide, found = tried(image, area, aspect, (height, width), generator)
+        tall = tall.where(found, min(height, round(width * aspect[1])))
+        wide = wide.where(found, min(width, round(height * aspect[1])))
+        (corner,) = corners(image, (tall, wide), 1, generator)
+        middle = (torch.stack([height - tall, width - wide], 1) / 2).floor()
+        corner = corner.where(found[:, None], middle)
+        rows = _between(image, 2, corner[:, 0], tall)
+        columns = _between(image, 3, corner[:, 1], wide)
+        return (rows @ image @ columns.mT).clamp(0, 1)
+
+    def describe(self) -> dict[str, float]:
+        return {"min_area": self.min_area}
 
 
 class Flip(OnOff):
@@ -58,7 +96,7 @@ class Geom(PictureAugmentation):
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         square(image, "GEOM")
         image = sometimes(image, image.flip(3), 0.5, generator)
-        steps = uniform(image, 0, 3, generator, 2).long()
+        steps = uniform(image, 0, 3, generator, 2).long().T
         quarters = uniform(image, 0, 4, generator).long()
         return turned(_shifted(image, steps), quarters)
 
@@ -68,8 +106,25 @@ class Geom(PictureAugmentation):
         self._check_class(k)
         square(image, "GEOM")
         flip, down, across, quarters = k // 36, k // 12 % 3, k // 4 % 3, k % 4
-        steps = torch.tensor([[down], [across]], device=image.device).expand(2, len(image))
+        steps = torch.tensor([[down, across]], device=image.device).expand(len(image), 2)
         return torch.rot90(_shifted(image.flip(3) if flip else image, steps), quarters, (2, 3))
+
+
+def _between(image: Tensor, axis: int, begin: Tensor, length: Tensor) -> Tensor:
+    """(B, 1, side, side): the weights with which an axis is resampled from a part of it.
+
+    Row ``t`` has the weights of pixel ``t`` of the enlarged part: those of linear interpolation,
+    within the part, where a picture's corners stay at its corners.
+    """
+    dtype = torch.promote_types(image.dtype, torch.float32)
+    side = image.shape[axis]
+    at = counted(image, side).to(dtype)
+    begin, length = begin[:, None].to(dtype), length[:, None].to(dtype)
+    source = begin + ((at + 0.5) * length / side - 0.5).clamp(min=0).minimum(
+        length - 1
+    )  # (B, side)
+    weights = (1 - (source[:, :, None] - at).abs()).clamp(min=0)
+    return weights[:, None].to(image.dtype)
 
 
 def turned(image: Tensor, quarters: Tensor) -> Tensor:
@@ -79,13 +134,9 @@ def turned(image: Tensor, quarters: Tensor) -> Tensor:
 
 
 def _shifted(image: Tensor, steps: Tensor) -> Tensor:
-    """Pictures moved by a quarter of the side along each axis, by steps (2, B) in {0, 1, 2}."""
+    """Pictures moved by a quarter of the side along each axis, by steps (B, 2) in {0, 1, 2}."""
     side = image.shape[3]
     by = round(side / 4)
     offset = torch.tensor([0, by, -by], device=image.device)[steps]
-    at = torch.arange(side, device=image.device) - offset[..., None]  # (2, B, side)
-    hidden = (at < 0) | (at >= side)
-    rows, columns = at.clamp(0, side - 1).unbind()
-    image = image.gather(2, rows[:, None, :, None].expand_as(image))
-    image = image.gather(3, columns[:, None, None, :].expand_as(image))
-    return image.masked_fill(hidden[0, :, None, :, None] | hidden[1, :, None, None, :], 0)
+    full = torch.full((1,), side, device=image.device)
+    return moved(image, -offset).masked_fill(~inside(image, offset, (full, full)), 0)
