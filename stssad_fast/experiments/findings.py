@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from stssad_fast.experiments.relative import HARMFUL, HELPFUL
+from stssad_fast.experiments.relative import HARMFUL, HELPFUL, signed
 from stssad_fast.experiments.study_results import (
     VANILLA,
     Result,
@@ -18,7 +18,6 @@ from stssad_fast.experiments.study_results import (
     relatives,
     task_means,
 )
-from stssad_fast.experiments.study_tables import signed
 from stssad_fast.experiments.testbeds import SEMANTIC, Augmentation, generator_title
 
 GLOBAL = ("geometric", "color", "mixed")
@@ -99,9 +98,8 @@ def _observation_1(found: Sequence[Result]) -> list[str]:
 def sweep(found: Sequence[Result], detector: str, kind: str) -> dict[float, float | None]:
     """Pseudo-median of the relative AUC of CutOut-c by c, c ascending."""
     compared = relatives(found, detector, kind)
-    rows = {Augmentation.parse(text): row.median for text, row in compared.items()}
-    chosen = {a.settings["size"]: m for a, m in rows.items() if is_cutout_c(a)}
-    return dict(sorted(chosen.items()))
+    rows = [(Augmentation.parse(text), row.median) for text, row in compared.items()]
+    return dict(sorted((a.settings["size"], m) for a, m in rows if is_cutout_c(a)))
 
 
 def is_cutout_c(augmentation: Augmentation) -> bool:

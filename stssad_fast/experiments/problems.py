@@ -193,11 +193,16 @@ def _changed(images: Tensor, augmentation: catalogue.PictureAugmentation) -> Ten
 
 
 def _limited(source: str, *limits: int) -> list[tuple[Labelled, int]]:
-    return list(zip(_labelled(source), limits, strict=True))
+    return list(zip(labelled(source), limits, strict=True))
 
 
 @lru_cache(maxsize=1)
-def _labelled(source: str) -> tuple[Labelled, Labelled]:
+def labelled(source: str) -> tuple[Labelled, Labelled]:
+    """The training and the test pictures of a labelled set; the last one read is kept.
+
+    Raises:
+        InputError: they are missing, or cannot be used.
+    """
     return read_labelled(source)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
+from stssad_fast.experiments.scores import NONE
+
 HELPFUL, HARMFUL = 0.05, 0.95
 """One-sided p-values below and above which an augmentation helps and harms."""
 
@@ -92,3 +94,8 @@ def _lower_rank(count: int, tail: float) -> int:
     for rank in range(1, count + 1):
         ways = np.convolve(ways, np.eye(1, rank + 1)[0] + np.eye(1, rank + 1, rank)[0])
     return int(np.searchsorted(np.cumsum(ways) / 2.0**count, tail, side="right"))
+
+
+def signed(value: float | None) -> str:
+    """A difference with three decimals and a sign, a dash for none."""
+    return NONE if value is None else f"{value:+.3f}".replace("-", "\u2212")

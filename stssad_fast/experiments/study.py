@@ -250,7 +250,9 @@ def _trained(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Array
     with torch.no_grad():
         augmented = chosen.made()(problem.train, generator=draws)
     change = (augmented - problem.train).square().flatten(1).mean(1).sqrt().mean()
-    values, arrays = {"change": float(change), "tests": {}}, Arrays()
+    arrays: Arrays = {}
+    tests: dict[str, Values] = {}
+    values: Values = {"change": float(change), "tests": tests}
     for name, images in (("train", problem.train), ("augmented", augmented)):
         scores = model.anomaly_scores(images)
         values[name] = float(scores.mean())
@@ -258,8 +260,7 @@ def _trained(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Array
         arrays[f"embedding/{name}"] = model.embed(images[:KEPT]).astype(np.float16)
     values["silhouette"] = _silhouette(arrays["embedding/train"], arrays["embedding/augmented"])
     for name, task in problem.tests.items():
-        found, kept = _tested(model, task)
-        values["tests"][name] = found
+        tests[name], kept = _tested(model, task)
         arrays |= {f"{what}/test/{name}": array for what, array in kept.items()}
     return values, arrays
 

@@ -73,10 +73,8 @@ def relative_auc(
         axes.tick_params(length=0)
         axes.grid(axis="y", visible=False)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel(f"AUC of {detector} − AUC of {vanilla[detector]}")
-        axes.annotate(
-            "p", (1.02, 1.0), xycoords="axes fraction", va="bottom", color=ROLES["muted"]
-        )
+        axes.set_xlabel(f"AUC of {detector} minus AUC of {vanilla[detector]}")
+        axes.annotate("p", (1.02, 1.0), xycoords="axes fraction", va="bottom", color=ROLES["muted"])
     handles = [Patch(color=ROLES[FAMILY_ROLES[f]], label=f) for f in FAMILY_ROLES if f in families]
     figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False)
     return figure
@@ -89,7 +87,7 @@ def _relative_row(axes: Axes, height: int, row: Relative, colour: str) -> None:
     )  # fmt: skip
     if row.interval is not None:
         axes.plot(row.interval, [height] * 2, color=colour, lw=2.2, solid_capstyle="butt")
-    axes.plot(row.median, height, "o", ms=6, color=colour, mec=ROLES["card"], mew=0.8)
+    axes.plot([row.median or 0.0], [height], "o", ms=6, color=colour, mec=ROLES["card"], mew=0.8)
     axes.annotate(
         p_text(row.p_value),
         (1.02, height),
@@ -111,9 +109,7 @@ def class_bias(panels: Mapping[str, tuple[str, str, Sequence[str], Array, Array]
             first and of the second).
     """
     most = max(len(classes) for _, _, classes, _, _ in panels.values())
-    figure = Figure(
-        figsize=(max(4.4, 0.5 * (most + 3)), 2.7 * len(panels)), layout="constrained"
-    )
+    figure = Figure(figsize=(max(4.4, 0.5 * (most + 3)), 2.7 * len(panels)), layout="constrained")
     for place, (title, (before, after, classes, first, second)) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(len(panels), 1, place)
         at = np.array([*range(len(classes)), len(classes) + 0.5])
@@ -168,7 +164,10 @@ def error_histograms(panels: Mapping[str, Mapping[str, Array]]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5))
     figure.supxlabel("reconstruction error", fontsize=9, color=ROLES["muted"])
     kinds_shown = [kind for kind in KIND_ROLES if any(kind in each for each in panels.values())]
-    handles = [Patch(color=ROLES[r], alpha=0.55, label=n) for r, _, n in map(KIND_ROLES.get, kinds_shown) if r]  # type: ignore[misc]
+    handles = [
+        Patch(color=ROLES[role], alpha=0.55, label=name)
+        for role, _, name in (KIND_ROLES[kind] for kind in kinds_shown)
+    ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False)
     return figure
 
@@ -197,8 +196,10 @@ def embedding_plane(
         if by_score:
             axes = _plane(figure, rows, columns, place, "by anomaly score")
             values = np.concatenate(list(scores.values()))
+            together = np.concatenate(list(points.values()))
             drawn = axes.scatter(
-                *np.concatenate(list(points.values())).T,
+                together[:, 0],
+                together[:, 1],
                 c=values.argsort().argsort() / max(len(values) - 1, 1),
                 s=9,
                 cmap="viridis",
