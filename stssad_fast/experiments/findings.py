@@ -57,10 +57,12 @@ def _finding_1(found: Sequence[Result]) -> list[str]:
             others = [auc for a, auc in aucs.items() if a not in (kind, VANILLA)]
             best = max((a for a in aucs if a != VANILLA), key=aucs.__getitem__)
             rank = 1 + sum(auc > aucs[kind] for auc in others)
+            shared = sum(auc == aucs[kind] for auc in others)
             text = (
                 f"{detector}, anomalies by {generator_title(kind)}: the same augmentation has AUC "
                 f"{aucs[kind]:.3f}, place {rank} of {len(others) + 1}"
             )
+            text += f", shared with {shared}" if shared else ""
             if rank > 1:
                 text += f" (best: {_title(best)}, {aucs[best]:.3f})"
             compared = {a: r for a, r in relatives(found, detector, kind).items() if a in means}

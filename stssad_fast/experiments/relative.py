@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from stssad_fast.experiments.scores import NONE
+from stssad_fast.experiments.scores import MIN_PAIRS, NONE
 
 HELPFUL, HARMFUL = 0.05, 0.95
 """One-sided p-values below and above which an augmentation helps and harms."""
@@ -28,7 +28,7 @@ class Relative:
         interval: that the pseudo-median lies in, with 95 % confidence; None for fewer than 6
             differences, of which no such interval can be told.
         p_value: of the one-sided Wilcoxon signed-rank test that the differences are positive;
-            None if all of them are 0.
+            None where fewer than 5 are not 0: no p-value could then be below 0.05.
     """
 
     differences: NDArray[np.float64]
@@ -53,7 +53,7 @@ def relative(differences: Sequence[float] | NDArray[np.float64]) -> Relative:
     # Without the rounding, equal differences of AUCs would have unequal ranks.
     values = np.round(np.asarray(differences, dtype=float), 12)
     p_value = None
-    if len(values) and values.any():
+    if np.count_nonzero(values) >= MIN_PAIRS:
         test = wilcoxon(values, alternative="greater", zero_method="wilcox")
         p_value = float(test.pvalue)
     return Relative(values, pseudo_median(values), interval(values), p_value)

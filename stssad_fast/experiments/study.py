@@ -55,7 +55,7 @@ DETECTORS: dict[str, Detector] = {
 # times in training, whatever the number of classes, ``views_per_batch`` of them in an update.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
-        "DAE": {"width": 8, "hidden": 64, "epochs": 60, "batch_size": 32, "learning_rate": 1e-3},
+        "DAE": {"width": 8, "hidden": 64, "epochs": 60, "batch_size": 32, "learning_rate": 5e-3},
         "DeepSAD": {
             "width": 8,
             "hidden": 32,
