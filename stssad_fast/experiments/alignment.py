@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +66,3 @@ def distances(
         changed = embedded(augmentation(normal, generator=draws))
         found[name] = {task: float(mmd(changed, theirs)) for task, theirs in anomalies.items()}
     return found
-
-
-def ranked(values: Mapping[str, Sequence[float]]) -> list[str]:
-    """Names by the mean of their values, the smallest first."""
-    return sorted(values, key=lambda name: sum(values[name]) / len(values[name]))
