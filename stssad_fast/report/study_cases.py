@@ -19,7 +19,7 @@ from stssad_fast.report.plot import Plot
 from stssad_fast.report.study_figures import embedding_plane, error_histograms
 from stssad_fast.report.wording import number
 
-SEED = 0
+SEED, STEPS = 0, 1000  # of t-SNE
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,9 @@ def _points(result: Result, store: Store) -> tuple[dict[str, Array], dict[str, A
     }
     stack = np.nan_to_num(np.concatenate([*rows.values()]).astype(np.float32))
     perplexity = min(30.0, (len(stack) - 1) / 3)
-    points = TSNE(perplexity=perplexity, init="pca", random_state=SEED).fit_transform(stack)
+    points = TSNE(
+        perplexity=perplexity, init="pca", random_state=SEED, max_iter=STEPS
+    ).fit_transform(stack)
     ends = np.cumsum([len(each) for each in rows.values()])[:-1]
     split = dict(zip(rows, np.split(points, ends), strict=True))
     return split, {kind: scores[kind][: len(each)] for kind, each in rows.items()}

@@ -154,6 +154,7 @@ def error_histograms(panels: Mapping[str, Mapping[str, Array]]) -> Figure:
                 np.minimum(scores, edges[-1]),
                 edges.tolist(),
                 weights=weights,
+                histtype="stepfilled",
                 color=ROLES[role],
                 alpha=0.55,
             )
