@@ -1,4 +1,4 @@
-"""The command line: tune, score, demo, experiment, info."""
+"""The command line: tune, score, demo, experiment, study, info."""
 
 import contextlib
 import os
@@ -18,6 +18,7 @@ from stssad_fast.cli import demo as demos
 from stssad_fast.cli import info as infos
 from stssad_fast.cli import paper
 from stssad_fast.cli import score as scoring
+from stssad_fast.cli import study as studies
 from stssad_fast.cli import tune as tuning
 from stssad_fast.cli.console import STOPPED, Quiet, counting, summary
 from stssad_fast.cli.console import terminal as _console
@@ -66,6 +67,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(paper.app, name="experiment")
+app.command(
+    epilog="""Examples:
+
+```
+stssad-fast study --normal 2,6 --augmentations flip,cutout,invert --out runs/study
+stssad-fast study --data cifar10 --preset paper --image-size 32 --train-limit 5000 \\
+    --parts controlled,wild,sweep,mmd --test-limit 1000 --ray auto --out runs/cifar10
+```
+"""
+)(studies.study)
 
 
 def _option(help: str, default: object) -> Any:

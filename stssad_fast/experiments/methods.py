@@ -84,13 +84,7 @@ def work(config: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Values,
     Raises:
         InputError: the pictures are missing or others than when the job was planned.
     """
-    data = config["data"]
-    problem = problems.read(data["reader"], sources["data"], data["options"])
-    if problem.digest() != data["digest"]:
-        raise InputError(
-            f"the pictures in {sources['data']} have changed since this run was planned; bring "
-            "them back, or begin another run"
-        )
+    problem = problems.read_planned(config["data"], sources["data"])
     method = METHODS[config["method"]]
     if method.kind == "tuned":
         return _tuned(config, problem)

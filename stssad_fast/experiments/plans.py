@@ -108,7 +108,7 @@ def plan(
         raise InputError(
             f"there is no method {unknown[0]}; choose from {', '.join(METHODS)}",
         )
-    found = [(part, *_pictures(part)) for part in parts]
+    found = [(part, *pictures(part)) for part in parts]
     jobs = [
         job
         for seed, (part, data, tests) in product(seeds, found)
@@ -125,7 +125,7 @@ def plan(
     return [job for job in jobs if set(job.config["tasks"].values()) & set(tasks)]
 
 
-def _pictures(part: Part) -> tuple[dict[str, Any], list[str]]:
+def pictures(part: Part) -> tuple[dict[str, Any], list[str]]:
     """What a job's configuration says of a part's pictures, and the names of its test sets."""
     problem = problems.read(part.reader, part.source, part.options)
     data = {"reader": part.reader, "options": part.options, "digest": problem.digest()}

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stssad_fast.augment import catalogue
 from stssad_fast.datasets import (
     ImageSet,
     Labelled,
@@ -66,7 +67,7 @@ def read(reader: str, source: str, options: Mapping[str, Any]) -> Problem:
     """Read a problem; the last one is kept, as jobs that follow each other share it.
 
     Args:
-        reader: "defects", "semantic" or "made".
+        reader: "defects", "semantic", "controlled" or "made".
         source: a path, or the name of a set that comes with a dependency.
         options: arguments of the reader.
 
@@ -74,6 +75,21 @@ def read(reader: str, source: str, options: Mapping[str, Any]) -> Problem:
         InputError: the pictures are missing, or cannot be used.
     """
     return _read(reader, source, json.dumps(options, sort_keys=True))
+
+
+def read_planned(data: Mapping[str, Any], source: str) -> Problem:
+    """Read what the ``data`` of a job's configuration names: reader, options and digest.
+
+    Raises:
+        InputError: the pictures are missing or others than when the job was planned.
+    """
+    problem = read(data["reader"], source, data["options"])
+    if problem.digest() != data["digest"]:
+        raise InputError(
+            f"the pictures in {source} have changed since this run was planned; bring them back, "
+            "or begin another run"
+        )
+    return problem
 
 
 @lru_cache(maxsize=1)  # that of large pictures takes a gigabyte, in every process
@@ -132,12 +148,61 @@ def _semantic(
     return Problem(next(iter(splits.values())).train_images, tests)
 
 
+def _controlled(
+    source: str,
+    normal: int,
+    generators: list[str],
+    image_size: int,
+    train_limit: int,
+    test_limit: int,
+) -> Problem:
+    """One class; anomalies are held-out pictures of it that an augmentation has changed.
+
+    Every second held-out picture is changed, so that a task's normal and anomalous pictures are
+    different ones. The changes are the same in every run, whatever other generators there are.
+    """
+    if source == DIGITS:
+        split = load_digits(normal, (normal + 1) % 10, image_size=image_size)
+    else:
+        train, test = (_first(part, n) for part, n in _limited(source, train_limit, test_limit))
+        others = [label for label in np.unique(test.labels).tolist() if label != normal]
+        split = one_vs(train, test, normal, others[:1], image_size=image_size)
+    held_out = split.test_images[torch.from_numpy(split.test_labels == 0)]
+    good, chosen = held_out[0::2], held_out[1::2]
+    if len(chosen) < 1:
+        raise InputError(
+            f"class {normal} of {source} has {len(held_out)} test pictures; expected 2 or more. "
+            "Raise --test-limit, or choose another class"
+        )
+    labels = np.repeat([0, 1], [len(good), len(chosen)])
+    tests = {}
+    for name in generators:
+        tests[name] = Task(torch.cat([good, _changed(chosen, catalogue.make(name))]), labels)
+    return Problem(split.train_images, tests)
+
+
+def _changed(images: Tensor, augmentation: catalogue.PictureAugmentation) -> Tensor:
+    """Every picture in a class of the augmentation that does not leave it as it is."""
+    draws = torch.Generator().manual_seed(0)
+    classes = torch.randint(1, augmentation.classes, (len(images),), generator=draws)
+    changed = images.clone()
+    for k in classes.unique().tolist():
+        chosen = classes == k
+        changed[chosen] = augmentation.of_class(images[chosen], k, generator=draws)
+    return changed
+
+
 def _limited(source: str, *limits: int) -> list[tuple[Labelled, int]]:
-    return list(zip(_labelled(source), limits, strict=True))
+    return list(zip(labelled(source), limits, strict=True))
 
 
 @lru_cache(maxsize=1)
-def _labelled(source: str) -> tuple[Labelled, Labelled]:
+def labelled(source: str) -> tuple[Labelled, Labelled]:
+    """The training and the test pictures of a labelled set; the last one read is kept.
+
+    Raises:
+        InputError: they are missing, or cannot be used.
+    """
     return read_labelled(source)
 
 
@@ -198,6 +263,7 @@ def made_name(size: float, aspect: float) -> str:
 READERS: dict[str, Callable[..., Problem]] = {
     "defects": _defects,
     "semantic": _semantic,
+    "controlled": _controlled,
     "made": _made,
 }
 

@@ -112,7 +112,7 @@ def markdown(summary: Summary, paper: PaperTable | None = None) -> str:
 
 def runs_csv(summary: Summary) -> str:
     """One line per task, method and seed; the AUC of a run that is missing is empty."""
-    return _csv(
+    return csv_text(
         ["task", "method", "seed", "auc"],
         (
             [task, method, seed, summary.runs.get((task, method, seed))]
@@ -137,7 +137,7 @@ def summary_csv(summary: Summary, paper: PaperTable | None = None) -> str:
         line.append(paper_mean(summary, paper, method))
         lines.append([*line, *((comparison.p_value, comparison.pairs) if comparison else ())])
     header = ["task", "method", "mean", "std", "runs", "expected", "paper", "p_value", "pairs"]
-    return _csv(header, ([*line, *[None] * (len(header) - len(line))] for line in lines))
+    return csv_text(header, ([*line, *[None] * (len(header) - len(line))] for line in lines))
 
 
 def _plain(text: str) -> str:
@@ -145,7 +145,8 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").split())
 
 
-def _csv(header: list[str], lines: Iterable[Sequence[object]]) -> str:
+def csv_text(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV, ``header`` first."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -9,6 +9,7 @@ from pathlib import Path
 from stssad_fast.checkpoint import write_text
 from stssad_fast.experiments.paper import PaperTable
 from stssad_fast.experiments.scores import NONE, Summary
+from stssad_fast.experiments.study_tables import Grid
 from stssad_fast.experiments.tables import caption, p_text, paper_mean, paper_p_value
 from stssad_fast.report.page import environment, versions
 from stssad_fast.report.plot import Plot
@@ -47,6 +48,8 @@ class ExperimentPage:
         dates: First and last day of the runs, or nothing, as it should be read.
         seconds: Time that the jobs took together.
         notes: Sentences to print under the heading.
+        grids: Further tables, in order, above the figures.
+        footer: Sentence at the end of the page.
     """
 
     title: str
@@ -63,6 +66,11 @@ class ExperimentPage:
     dates: str = ""
     seconds: float | None = None
     notes: Sequence[str] = ()
+    grids: Sequence[Grid] = ()
+    footer: str = (
+        "ST-SSAD tunes augmentations without labels; labels serve only to measure the AUC of what "
+        "came of it."
+    )
 
     def plots(self) -> list[Plot]:
         """All figures of the page: those of the table, then the further ones."""

@@ -93,8 +93,8 @@ def write_results(
         ),
         settings=_settings(jobs, selection),
         machine=machine(),
-        versions=_versions(records),
-        dates=_dates(records),
+        versions=ran(records),
+        dates=dates(records),
         seconds=sum(record.seconds for record in records),
     )
     save_plots(out / FIGURES, page.plots())
@@ -217,7 +217,8 @@ def _settings(jobs: Sequence[Job], selection: Selection) -> dict[str, object]:
     return {"selection": selection, **shown}
 
 
-def _versions(records: Sequence[Record]) -> dict[str, str]:
+def ran(records: Sequence[Record]) -> dict[str, str]:
+    """Versions of what computed the records, by name."""
     found: dict[str, set[str]] = {}
     for record in records:
         for name in ("stssad_fast", "torch", "python"):
@@ -225,6 +226,7 @@ def _versions(records: Sequence[Record]) -> dict[str, str]:
     return {name: ", ".join(sorted(each)) for name, each in found.items()}
 
 
-def _dates(records: Sequence[Record]) -> str:
+def dates(records: Sequence[Record]) -> str:
+    """First and last day of the records, as it should be read; empty without any."""
     days = sorted({record.when[:10] for record in records})
     return "" if not days else days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

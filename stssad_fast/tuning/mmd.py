@@ -23,8 +23,12 @@ def mmd_loss(train: Tensor, augmented: Tensor, test: Tensor, *, normalize: bool)
         centered = rows - rows.mean(0)
         norm = centered.norm()
         rows = centered * (len(rows) ** 0.5 / torch.where(norm > 0, norm, 1.0))
-    ours, theirs = rows.split([len(train) + len(augmented), len(test)])
-    return _kernel(ours, ours) + _kernel(theirs, theirs) - 2 * _kernel(ours, theirs)
+    return mmd(*rows.split([len(train) + len(augmented), len(test)]))
+
+
+def mmd(first: Tensor, second: Tensor) -> Tensor:
+    """Squared MMD between embeddings (N, D) and (M, D), with the kernel of :func:`mmd_loss`."""
+    return _kernel(first, first) + _kernel(second, second) - 2 * _kernel(first, second)
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,168 @@
+"""The command ``study``: which augmentation finds which anomalies, over a whole catalogue."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+
+from stssad_fast.augment import catalogue
+from stssad_fast.cli.console import Quiet, terminal
+from stssad_fast.cli.experiment import (
+    CpusPerJob,
+    GpusPerJob,
+    Jobs,
+    Out,
+    RayAddress,
+    Seeds,
+    run_plan,
+)
+from stssad_fast.errors import InputError
+from stssad_fast.experiments import study as studies
+from stssad_fast.experiments import testbeds
+from stssad_fast.experiments.jobs import Job
+from stssad_fast.experiments.methods import BACKBONES
+from stssad_fast.experiments.plans import Part
+from stssad_fast.experiments.problems import DIGITS, labelled
+from stssad_fast.experiments.store import Store
+from stssad_fast.experiments.study import Comparison
+from stssad_fast.experiments.testbeds import IDENTITY, Augmentation
+from stssad_fast.report.results import TABLE
+from stssad_fast.report.study import write_study
+
+FAILED = 1
+"""Exit code when a job has failed; what is done is in the tables."""
+
+PARTS = ("controlled", "wild", "sweep", "mmd")
+
+
+def study(
+    out: Out,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Folder with the files of MNIST, Fashion-MNIST, SVHN or CIFAR-10, an .npz file "
+            "with train_images, train_labels, test_images and test_labels, or digits: the small "
+            "ones that come with scikit-learn."
+        ),
+    ] = DIGITS,
+    parts: Annotated[
+        str,
+        typer.Option(
+            help="What to do, separated by commas. controlled: anomalies that a known "
+            "augmentation makes (Table 1, Fig. 2); wild: every other class is anomalous "
+            "(Fig. 3, 5); sweep: CutOut of nine sizes against the first of --generators (Fig. 4a); "
+            "mmd: distances of pictures, without training (Table 2)."
+        ),
+    ] = "controlled,wild",
+    normal: Annotated[
+        str | None,
+        typer.Option(help="Classes that are normal, each by itself.", show_default="all"),
+    ] = None,
+    detectors: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(
+        studies.DETECTORS
+    ),
+    augmentations: Annotated[
+        str | None,
+        typer.Option(
+            help="Separated by commas, each with settings if need be: cutout,noise:std=0.2. Those "
+            "without one, AE and DeepSVDD, are always there.",
+            show_default="all of the catalogue",
+        ),
+    ] = None,
+    generators: Annotated[
+        str, typer.Option(help="What makes the anomalies of controlled and sweep.")
+    ] = ",".join(testbeds.GENERATORS),
+    seeds: Seeds = 1,
+    preset: Annotated[
+        Literal["small", "paper"],
+        typer.Option(help="Sizes of networks and training: for a CPU, or the paper's."),
+    ] = "small",
+    image_size: Annotated[int, typer.Option(help="Side in pixels.", min=16)] = 16,
+    train_limit: Annotated[int, typer.Option(help="Training pictures, at most.", min=2)] = 500,
+    test_limit: Annotated[int, typer.Option(help="Test pictures of a class.", min=2)] = 200,
+    encoder: Annotated[
+        str,
+        typer.Option(help=f"Network of the distances: {', '.join(BACKBONES)}."),
+    ] = "efficientnet_lite0",
+    jobs: Jobs = None,
+    ray: RayAddress = None,
+    gpus_per_job: GpusPerJob = 0.0,
+    cpus_per_job: CpusPerJob = 1,
+    quiet: Quiet = False,
+) -> None:
+    """The study "Data Augmentation is a Hyperparameter": detectors × augmentations × anomalies.
+
+    Every detector is trained with every augmentation on one class, and finds anomalies made by
+    known augmentations, or pictures of other classes. The page has AUCs, what each augmentation is
+    worth beside AE and DeepSVDD, single cases, and the study's findings in the run's numbers. A run
+    may be widened: what is done is not done again.
+    """
+    chosen = _parts(parts)
+    classes = _classes(data, normal)
+    every = [Augmentation.parse(text) for text in _list(augmentations) or catalogue.NAMES]
+    every = [IDENTITY, *(augmentation for augmentation in every if augmentation != IDENTITY)]
+    limits = (image_size, train_limit, test_limit)
+    made = testbeds.controlled(data, classes, *limits, _list(generators))
+    wild = testbeds.wild(data, classes, *limits)
+    places = [*(made if "controlled" in chosen else []), *(wild if "wild" in chosen else [])]
+    comparisons = [Comparison(places, _list(detectors), every)]
+    if "sweep" in chosen:
+        comparisons.append(_sweep(made, _list(detectors)))
+    planned: list[Job] = []
+    if any(comparison.parts for comparison in comparisons):
+        planned += studies.plan(comparisons, range(seeds), studies.PRESETS[preset])
+    if "mmd" in chosen:
+        planned += studies.plan_distances(places or wild, every, encoder)
+    for record in Store(out).done.values():
+        if not {"detector", "encoder"} & set(record.config):
+            raise InputError(f"{out} holds an experiment ({record.label}); choose another --out")
+    store = run_plan(
+        planned,
+        out,
+        studies.work,
+        workers=jobs,
+        ray=ray,
+        gpus_per_job=gpus_per_job,
+        cpus_per_job=cpus_per_job,
+        quiet=quiet,
+    )
+    page = write_study(out, planned, store)
+    console = terminal(quiet=quiet)
+    console.print((out / TABLE).read_text(encoding="utf-8"), soft_wrap=True, markup=False)
+    console.print(f"Report: {page}", soft_wrap=True)
+    if any(job.key in store.failed for job in planned):
+        raise typer.Exit(FAILED)
+
+
+def _sweep(made: Sequence[Part], detectors: Sequence[str]) -> Comparison:
+    """CutOut-c for every c, with the first detector that has a vanilla form."""
+    able = [name for name in detectors if getattr(studies.DETECTORS.get(name), "vanilla", None)]
+    if not able:
+        raise InputError(
+            "the sweep compares with AE or DeepSVDD; add DAE or DeepSAD to --detectors"
+        )
+    squares = [Augmentation("cutout", {"size": size}) for size in testbeds.SWEEP]
+    return Comparison(made, able[:1], [IDENTITY, *squares])
+
+
+def _parts(text: str) -> list[str]:
+    chosen = _list(text)
+    if wrong := [part for part in chosen if part not in PARTS] or ([] if chosen else [text]):
+        raise InputError(f"--parts has {wrong[0]!r}; choose from {', '.join(PARTS)}")
+    return chosen
+
+
+def _classes(data: str, normal: str | None) -> list[int]:
+    if normal is None:
+        if data == DIGITS:
+            return list(range(10))
+        return [int(label) for label in np.unique(labelled(data)[1].labels)]
+    try:
+        return list(dict.fromkeys(int(part) for part in _list(normal)))
+    except ValueError as error:
+        raise InputError(f"--normal is {normal!r}, expected class numbers like 2,6") from error
+
+
+def _list(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]

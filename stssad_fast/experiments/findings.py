@@ -1,0 +1,261 @@
+"""What the study found, each said again in the numbers of a run that confirm or contradict it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from stssad_fast.experiments.relative import HARMFUL, HELPFUL, signed
+from stssad_fast.experiments.study_results import (
+    VANILLA,
+    Result,
+    augmentations,
+    detectors,
+    generators,
+    relatives,
+    task_means,
+)
+from stssad_fast.experiments.testbeds import SEMANTIC, Augmentation, generator_title
+
+GLOBAL = ("geometric", "color", "mixed")
+"""Families that change the whole picture; "local" ones change a part (Obs. 7)."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the study and what the run says of it.
+
+    Attributes:
+        name: e.g. "Obs. 4".
+        claim: the study's, in short.
+        evidence: sentences with the run's numbers.
+    """
+
+    name: str
+    claim: str
+    evidence: tuple[str, ...]
+
+
+def findings(found: Sequence[Result]) -> list[Finding]:
+    """All claims that the results have numbers for."""
+    stated = [Finding(name, claim, tuple(evidence(found))) for name, claim, evidence in _CLAIMS]
+    return [finding for finding in stated if finding.evidence]
+
+
+def _finding_1(found: Sequence[Result]) -> list[str]:
+    """Rank of the aligned augmentation, and how many others help and harm."""
+    sentences = []
+    for detector in detectors(found):
+        for kind in _made(found):
+            means = {a: task_means(found, detector, a, kind) for a in _plain(found)}
+            aucs = {a: float(np.mean(list(each.values()))) for a, each in means.items() if each}
+            if kind not in aucs or len(set(aucs) - {VANILLA}) < 2:
+                continue
+            others = [auc for a, auc in aucs.items() if a not in (kind, VANILLA)]
+            best = max((a for a in aucs if a != VANILLA), key=aucs.__getitem__)
+            rank = 1 + sum(auc > aucs[kind] for auc in others)
+            shared = sum(auc == aucs[kind] for auc in others)
+            text = (
+                f"{detector}, anomalies by {generator_title(kind)}: the same augmentation has AUC "
+                f"{aucs[kind]:.3f}, place {rank} of {len(others) + 1}"
+            )
+            text += f", shared with {shared}" if shared else ""
+            if rank > 1:
+                text += f" (best: {_title(best)}, {aucs[best]:.3f})"
+            compared = {a: r for a, r in relatives(found, detector, kind).items() if a in means}
+            if compared:
+                p_values = [row.p_value for row in compared.values() if row.p_value is not None]
+                text += (
+                    f"; {sum(p < HELPFUL for p in p_values)} of {len(compared)} augmentations "
+                    f"help (p < {HELPFUL:g}) and {sum(p > HARMFUL for p in p_values)} harm "
+                    f"(p > {HARMFUL:g}), vanilla AUC {aucs[VANILLA]:.3f}"
+                )
+            sentences.append(text + ".")
+    return sentences
+
+
+def _observation_1(found: Sequence[Result]) -> list[str]:
+    """The sweep over c: where it is best, and where it begins to harm."""
+    sentences = []
+    for detector in detectors(found):
+        for kind in _made(found):
+            rows = {c: row for c, row in sweep(found, detector, kind).items() if row is not None}
+            if len(rows) < 2:
+                continue
+            best = max(rows, key=lambda c: rows[c])
+            below = [c for c in rows if rows[c] < 0]
+            text = (
+                f"{detector}, anomalies by {generator_title(kind)}: the pseudo-median of the "
+                f"relative AUC is highest, {signed(rows[best])}, at c = {best:g}"
+            )
+            text += f" and negative at c = {', '.join(f'{c:g}' for c in below)}" if below else ""
+            text += f"; rank correlation with c {signed(_correlation(list(rows), rows.values()))}"
+            sentences.append(text + ".")
+    return sentences
+
+
+def sweep(found: Sequence[Result], detector: str, kind: str) -> dict[float, float | None]:
+    """Pseudo-median of the relative AUC of CutOut-c by c, c ascending."""
+    compared = relatives(found, detector, kind)
+    rows = [(Augmentation.parse(text), row.median) for text, row in compared.items()]
+    return dict(sorted((a.settings["size"], m) for a, m in rows if is_cutout_c(a)))
+
+
+def is_cutout_c(augmentation: Augmentation) -> bool:
+    """Whether it erases squares of one size, CutOut-c."""
+    return augmentation.name == "cutout" and set(augmentation.settings) == {"size"}
+
+
+def _observation_3(found: Sequence[Result]) -> list[str]:
+    """Classes that an augmentation makes worse although it is better on average."""
+    sentences = []
+    for detector in detectors(found):
+        vanilla = task_means(found, detector, VANILLA, SEMANTIC)
+        better, biased, spreads = 0, 0, []
+        for augmentation in augmentations(found):
+            means = task_means(found, detector, augmentation, SEMANTIC)
+            if augmentation == VANILLA or not means:
+                continue
+            normal = {r.task: r.normal for r in found}
+            for label in sorted({normal[task] for task in means}):
+                gains = [
+                    means[t] - vanilla[t] for t in means if normal[t] == label and t in vanilla
+                ]
+                if len(gains) < 2 or np.mean(gains) <= 0:
+                    continue
+                better += 1
+                biased += min(gains) < 0
+                spreads.append(float(np.ptp(gains)))
+        if better:
+            sentences.append(
+                f"{detector}: of {better} pairs of normal class and augmentation whose mean AUC "
+                f"over the anomalous classes rises, {biased} lose on at least one class; the best "
+                f"and the worst class lie {np.mean(spreads):.3f} apart on average."
+            )
+    return sentences
+
+
+def _observation_4(found: Sequence[Result]) -> list[str]:
+    """Relative AUC by family, where anomalies are other classes."""
+    sentences = []
+    for detector in detectors(found):
+        compared = relatives(found, detector, SEMANTIC)
+        families: dict[str, list[float]] = {}
+        for text, row in compared.items():
+            if row.median is not None and not Augmentation.parse(text).settings:
+                families.setdefault(Augmentation.parse(text).family, []).append(row.median)
+        if len(families) < 2:
+            continue
+        means = sorted(((np.mean(each), name) for name, each in families.items()), reverse=True)
+        listed = ", ".join(f"{name} {signed(float(mean))}" for mean, name in means)
+        best = max(compared, key=lambda text: compared[text].median or -1.0)
+        sentences.append(
+            f"{detector}: mean pseudo-median of the relative AUC by family: {listed}; the best "
+            f"augmentation is {_title(best)}, {signed(compared[best].median)}."
+        )
+    return sentences
+
+
+def _observation_6(found: Sequence[Result]) -> list[str]:
+    """Errors of DAE against AE, and their rank correlation with the change of the picture."""
+    errors: dict[str, list[float]] = {}
+    changes: dict[str, list[float]] = {}
+    for result in found:
+        plain = not Augmentation.parse(result.augmentation).settings
+        if result.detector == "DAE" and plain and result.record.values is not None:
+            error = (result.values["normal"] + result.values["anomalous"]) / 2
+            errors.setdefault(result.augmentation, []).append(error)
+            changes.setdefault(result.augmentation, []).append(result.record.values["change"])
+    names = [a for a in errors if a != VANILLA]
+    if VANILLA not in errors or len(names) < 2:
+        return []
+    vanilla = float(np.mean(errors[VANILLA]))
+    means = {a: float(np.mean(errors[a])) for a in names}
+    correlation = _correlation([float(np.mean(changes[a])) for a in names], list(means.values()))
+    larger = sum(mean > vanilla for mean in means.values())
+    return [
+        f"The mean reconstruction error of test pictures is {np.mean(list(means.values())):.4f} "
+        f"over the augmentations of DAE and {vanilla:.4f} for AE; it is larger than AE's for "
+        f"{larger} of {len(names)} augmentations.",
+        f"Its rank correlation with ||aug(x) - x||, over {len(names)} augmentations, is "
+        f"{signed(correlation)}.",
+    ]
+
+
+def _observation_7(found: Sequence[Result]) -> list[str]:
+    """Silhouettes of DAE's embeddings by what the augmentation changes."""
+
+    def mean(chosen: Callable[[Augmentation, Result], float | None]) -> dict[str, float]:
+        groups: dict[str, list[float]] = {}
+        for result in found:
+            augmentation = Augmentation.parse(result.augmentation)
+            if result.detector != "DAE" or augmentation.settings:
+                continue
+            value = chosen(augmentation, result)
+            family = augmentation.family
+            extent = "global" if family in GLOBAL else family
+            if value is not None and extent in ("global", "local"):
+                groups.setdefault(extent, []).append(value)
+        return {extent: float(np.mean(values)) for extent, values in groups.items()}
+
+    def augmented(augmentation: Augmentation, result: Result) -> float | None:
+        return (result.record.values or {}).get("silhouette")
+
+    def aligned(augmentation: Augmentation, result: Result) -> float | None:
+        same = augmentation.name == result.generator
+        return result.values["silhouette"] if same else None
+
+    sentences = []
+    for what, chosen in (
+        ("of training and augmented pictures", augmented),
+        ("of normal pictures and anomalies, where the augmentation made these", aligned),
+    ):
+        means = mean(chosen)
+        if len(means) == 2:
+            sentences.append(
+                f"Mean silhouette of DAE's embeddings {what}: {signed(means['global'])} for "
+                f"augmentations of the whole picture, {signed(means['local'])} for local ones."
+            )
+    return sentences
+
+
+_CLAIMS: tuple[tuple[str, str, Callable[[Sequence[Result]], list[str]]], ...] = (
+    (
+        "Finding 1",
+        "An augmentation like what makes the anomalies is best; one unlike it may harm.",
+        _finding_1,
+    ),
+    ("Obs. 1", "How much an augmentation changes decides as well as its kind.", _observation_1),
+    ("Obs. 3", "An augmentation biases which anomalies are found.", _observation_3),
+    ("Obs. 4", "Geometric augmentations are best where anomalies are classes.", _observation_4),
+    ("Obs. 6", "Errors are larger in DAE than in AE, and grow with the change.", _observation_6),
+    (
+        "Obs. 7",
+        "Embeddings are apart if the augmentation changes the whole picture, else mixed.",
+        _observation_7,
+    ),
+)
+
+
+def _made(found: Sequence[Result]) -> list[str]:
+    return [kind for kind in generators(found) if kind != SEMANTIC]
+
+
+def _plain(found: Sequence[Result]) -> list[str]:
+    """Augmentations with the settings of the catalogue: the sweep is told of by itself."""
+    return [a for a in augmentations(found) if not Augmentation.parse(a).settings]
+
+
+def _title(text: str) -> str:
+    return Augmentation.parse(text).title
+
+
+def _correlation(first: Iterable[float], second: Iterable[float]) -> float:
+    """Spearman's; 0 if one of them is constant."""
+    ranks = rankdata(list(first)), rankdata(list(second))
+    if min(map(np.ptp, ranks)) == 0:
+        return 0.0
+    return float(np.corrcoef(*ranks)[0, 1])

@@ -1,0 +1,163 @@
+"""From the jobs of the study to AUCs, and to what an augmentation is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stssad_fast.augment import catalogue
+from stssad_fast.experiments.relative import Relative, relative
+from stssad_fast.experiments.store import Record
+from stssad_fast.experiments.testbeds import GENERATORS, IDENTITY, SEMANTIC, Augmentation
+
+VANILLA = str(IDENTITY)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a detector came to on one task with one seed.
+
+    Attributes:
+        detector: "DAE", "DeepSAD" or "AP".
+        augmentation: as :class:`testbeds.Augmentation` is written; "identity" for the vanilla one.
+        generator: what made the anomalies; "semantic" where they are of another class.
+        normal: number of the normal class.
+        test, task: name of the test set in its job, and in tables.
+        seed: of the job.
+        values: what the job found on this test set.
+        record: the job.
+    """
+
+    detector: str
+    augmentation: str
+    generator: str
+    normal: int
+    test: str
+    task: str
+    seed: int
+    values: Mapping[str, Any]
+    record: Record
+
+    @property
+    def auc(self) -> float:
+        """Area under the ROC curve, in [0, 1]."""
+        return float(self.values["auc"])
+
+
+def results(records: Iterable[Record]) -> list[Result]:
+    """Every task of every detector that is done."""
+    return [
+        Result(
+            record.config["detector"],
+            record.config["augmentation"],
+            generator(record, test),
+            record.config["data"]["options"]["normal"],
+            test,
+            task,
+            record.config["seed"],
+            record.values["tests"][test],
+            record,
+        )
+        for record in records
+        if "detector" in record.config and record.values is not None
+        for test, task in record.config["tasks"].items()
+    ]
+
+
+def generator(record: Record, test: str) -> str:
+    """What made the anomalies of a job's test set."""
+    return test if record.config["data"]["reader"] == "controlled" else SEMANTIC
+
+
+def generators(found: Iterable[Result]) -> list[str]:
+    """Generators of the results, those of the study first and "semantic" last."""
+    known = dict.fromkeys(result.generator for result in found)
+    order = [*GENERATORS, *(g for g in known if g not in (*GENERATORS, SEMANTIC)), SEMANTIC]
+    return [name for name in order if name in known]
+
+
+def augmentations(found: Iterable[Result]) -> list[str]:
+    """Augmentations of the results, in the order of the catalogue; the identity last."""
+    names = list(catalogue.NAMES)
+    known = {result.augmentation for result in found}
+    place = {a: (a == VANILLA, names.index(Augmentation.parse(a).name), a) for a in known}
+    return sorted(known, key=place.__getitem__)
+
+
+def detectors(found: Iterable[Result]) -> list[str]:
+    """Detectors of the results, in their order."""
+    return list(dict.fromkeys(result.detector for result in found))
+
+
+def task_means(
+    found: Iterable[Result], detector: str, augmentation: str, generator: str
+) -> dict[str, float]:
+    """AUC of every task, the mean over its seeds."""
+    groups: dict[str, list[float]] = {}
+    for result in found:
+        key = (result.detector, result.augmentation, result.generator)
+        if key == (detector, augmentation, generator):
+            groups.setdefault(result.task, []).append(result.auc)
+    return {task: float(np.mean(aucs)) for task, aucs in groups.items()}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean AUC over tasks, and how many of those that its column has."""
+
+    auc: float
+    tasks: int
+    expected: int
+
+
+def table(found: Sequence[Result]) -> dict[tuple[str, str, str], Mean]:
+    """Table 1: by (augmentation, detector, generator), the mean over the tasks that are done."""
+    cells: dict[tuple[str, str, str], Mean] = {}
+    for detector in detectors(found):
+        for kind in generators(found):
+            columns = {a: task_means(found, detector, a, kind) for a in augmentations(found)}
+            expected = len(set().union(*columns.values()))
+            for augmentation, tasks in columns.items():
+                if tasks:
+                    mean = float(np.mean(list(tasks.values())))
+                    cells[augmentation, detector, kind] = Mean(mean, len(tasks), expected)
+    return cells
+
+
+def relatives(found: Sequence[Result], detector: str, kind: str) -> dict[str, Relative]:
+    """Every augmentation against the vanilla detector, on the tasks that both have.
+
+    A task counts once: what is compared are means over seeds. Empty without a vanilla form.
+
+    Args:
+        found: results.
+        detector: of the results.
+        kind: a generator of the results.
+    """
+    vanilla = task_means(found, detector, VANILLA, kind)
+    compared = {}
+    for augmentation in augmentations(found):
+        aucs = task_means(found, detector, augmentation, kind)
+        differences = [aucs[task] - vanilla[task] for task in vanilla if task in aucs]
+        if differences and augmentation != VANILLA:
+            compared[augmentation] = relative(differences)
+    return compared
+
+
+def distance_table(records: Iterable[Record]) -> dict[str, dict[str, float]]:
+    """Table 2: MMD by augmentation and generator, mean over classes and tasks."""
+    groups: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        if "encoder" not in record.config or record.values is None:
+            continue
+        for augmentation, tests in record.values["mmd"].items():
+            for test, value in tests.items():
+                kinds = groups.setdefault(augmentation, {})
+                kinds.setdefault(generator(record, test), []).append(value)
+    return {
+        augmentation: {kind: float(np.mean(values)) for kind, values in kinds.items()}
+        for augmentation, kinds in groups.items()
+    }

@@ -1,0 +1,156 @@
+"""The tables of the study as Markdown and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stssad_fast.experiments.findings import Finding
+from stssad_fast.experiments.relative import signed
+from stssad_fast.experiments.scores import NONE
+from stssad_fast.experiments.study_results import (
+    VANILLA,
+    Result,
+    augmentations,
+    detectors,
+    generators,
+    relatives,
+    table,
+)
+from stssad_fast.experiments.tables import csv_text, p_text
+from stssad_fast.experiments.testbeds import Augmentation, generator_title
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text.
+
+    Attributes:
+        name: of its place on the page, letters and "-".
+        title, caption: what stands above it.
+        header, rows: its cells; ``**`` around one makes it bold.
+    """
+
+    name: str
+    title: str
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return "\n\n".join(part for part in (f"## {self.title}", self.caption, text) if part) + "\n"
+
+
+def auc_table(found: Sequence[Result], of: Sequence[str] | None = None) -> Grid:
+    """Table 1: rows are augmentations, columns detectors and generators.
+
+    Args:
+        found: results.
+        of: augmentations to show; None: all.
+    """
+    cells, rows = table(found), augmentations(found) if of is None else of
+    columns = [(d, g) for d in detectors(found) for g in generators(found)]
+    columns = [c for c in columns if any((a, *c) in cells for a in rows)]
+    best = {c: max(cells[a, *c].auc for a in rows if (a, *c) in cells) for c in columns}
+
+    def text(augmentation: str, column: tuple[str, str]) -> str:
+        mean = cells.get((augmentation, *column))
+        if mean is None:
+            return NONE
+        number = f"{mean.auc:.3f}"
+        number = f"**{number}**" if mean.auc == best[column] else number
+        return number if mean.tasks == mean.expected else f"{number} [{mean.tasks}]"
+
+    header = ["Augmentation", *(f"{d}, {generator_title(g)}" for d, g in columns)]
+    lines = [[Augmentation.parse(a).title, *(text(a, c) for c in columns)] for a in rows]
+    caption = (
+        "Mean AUC over tasks; columns: detector and what made the anomalies (Sem.: they are of "
+        "another class). The best of a column is bold. "
+        "[n]: of n tasks only. Identity: AE, DeepSVDD."
+    )
+    return Grid("auc", "AUC (Table 1)", caption, header, lines)
+
+
+def relative_table(found: Sequence[Result]) -> Grid:
+    """What is seen in Fig. 2, 5 and 10 to 12, in numbers; no rows without a vanilla detector."""
+    header = ["Detector", "Anomalies", "Augmentation", "Pseudo-median", "95 % interval", "p", ""]
+    lines = [
+        [
+            detector,
+            generator_title(kind),
+            Augmentation.parse(augmentation).title,
+            signed(row.median),
+            NONE if row.interval is None else " to ".join(map(signed, row.interval)),
+            p_text(row.p_value),
+            row.verdict,
+        ]
+        for detector in detectors(found)
+        for kind in generators(found)
+        for augmentation, row in sorted(
+            relatives(found, detector, kind).items(), key=lambda pair: -(pair[1].median or 0)
+        )
+    ]
+    caption = (
+        "AUC minus that of AE or DeepSVDD on the same task (means over seeds): Hodges-Lehmann "
+        "pseudo-median with its 95 % interval, and the p-value of the one-sided Wilcoxon "
+        "signed-rank test that it is positive; below 0.05 helpful, above 0.95 harmful."
+    )
+    return Grid("relative", "Relative AUC (Fig. 2, 4, 5)", caption, header, lines)
+
+
+def distance_grid(distances: Mapping[str, Mapping[str, float]], encoder: str) -> Grid:
+    """Table 2, the nearest augmentation first.
+
+    Args:
+        distances: MMD by augmentation and generator.
+        encoder: name of the network whose embeddings are compared.
+    """
+    kinds = list(dict.fromkeys(kind for row in distances.values() for kind in row))
+    means = {a: float(np.mean(list(row.values()))) for a, row in distances.items()}
+    header = ["Augmentation", *map(generator_title, kinds), "Mean"]
+    order = sorted(means, key=lambda a: (a == VANILLA, means[a]))
+    lines = [
+        [
+            Augmentation.parse(a).title,
+            *(f"{distances[a][k]:.4f}" if k in distances[a] else NONE for k in kinds),
+            f"{means[a]:.4f}",
+        ]
+        for a in order
+    ]
+    caption = f"MMD between augmented training pictures and anomalies; encoder: {encoder}."
+    return Grid("mmd", "Distances (Table 2)", caption, header, lines)
+
+
+def findings_table(found: Iterable[Finding]) -> Grid:
+    """The study's claims, and the run's numbers."""
+    lines = [[f"**{f.name}**", f.claim, " ".join(f.evidence)] for f in found]
+    header = ["", "What the study says", "What this run says"]
+    return Grid("findings", "Findings", "", header, lines)
+
+
+def results_csv(found: Iterable[Result]) -> str:
+    """One line for every task, detector, augmentation and seed."""
+    header = ["detector", "augmentation", "anomalies", "task", "seed", "auc"]
+    return csv_text(
+        header,
+        ([r.detector, r.augmentation, r.generator, r.task, r.seed, r.auc] for r in found),
+    )
+
+
+def relative_csv(found: Sequence[Result]) -> str:
+    """One line for every detector, generator and augmentation."""
+    header = ["detector", "anomalies", "augmentation", "tasks", "pseudo_median", "low", "high"]
+    return csv_text(
+        [*header, "p_value"],
+        (
+            [d, g, a, len(r.differences), r.median, *(r.interval or (None, None)), r.p_value]
+            for d in detectors(found)
+            for g in generators(found)
+            for a, r in relatives(found, d, g).items()
+        ),
+    )

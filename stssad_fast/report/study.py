@@ -1,0 +1,164 @@
+"""From the folder of a run of the study to its tables, figures and page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stssad_fast.checkpoint import write_text
+from stssad_fast.experiments import study_tables as tables
+from stssad_fast.experiments.findings import findings, is_cutout_c
+from stssad_fast.experiments.jobs import Job
+from stssad_fast.experiments.relative import Relative
+from stssad_fast.experiments.store import Record, Store
+from stssad_fast.experiments.study import DETECTORS
+from stssad_fast.experiments.study_results import (
+    VANILLA,
+    Result,
+    augmentations,
+    detectors,
+    distance_table,
+    generators,
+    relatives,
+    results,
+    task_means,
+)
+from stssad_fast.experiments.testbeds import SEMANTIC, Augmentation, generator_title
+from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
+from stssad_fast.report.plot import Plot, save_plots
+from stssad_fast.report.results import FIGURES, PAGE, TABLE, command, dates, machine, ran
+from stssad_fast.report.study_cases import case_plots, cases, sweep_plots
+from stssad_fast.report.study_figures import class_bias, relative_auc
+
+
+def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
+    """Write what a run has come to so far: tables, figures and the page.
+
+    Args:
+        out: folder of the run.
+        jobs: its plan.
+        store: what is known of them.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    records = [store.done[job.key] for job in jobs if job.key in store.done]
+    failed = [store.failed[job.key] for job in jobs if job.key in store.failed]
+    found = results(records)
+    grids = [grid for grid in _grids(found, records) if grid.rows]
+    write_text(out / TABLE, "\n".join(grid.markdown() for grid in grids))
+    write_text(out / "runs.csv", tables.results_csv(found))
+    write_text(out / "relative.csv", tables.relative_csv(found))
+    page = ExperimentPage(
+        "Which augmentation finds which anomalies",
+        command(),
+        len(records),
+        len(jobs) - len(records) - len(failed),
+        [Failure(record.label, record.reason or "") for record in failed],
+        figures=[*_plots(found), *_case_plots(found, store)],
+        settings=_settings(jobs),
+        machine=machine(),
+        versions=ran(records),
+        dates=dates(records),
+        seconds=sum(record.seconds for record in records),
+        grids=grids,
+        footer="Labels serve only to measure the AUC; no detector sees one.",
+    )
+    save_plots(out / FIGURES, page.plots())
+    return write_page(out / PAGE, page)
+
+
+def _grids(found: Sequence[Result], records: Sequence[Record]) -> list[tables.Grid]:
+    plain = [a for a in augmentations(found) if not is_cutout_c(Augmentation.parse(a))]
+    encoders = [r.config["encoder"] for r in records if "encoder" in r.config]
+    distances = distance_table(records)
+    return [
+        tables.findings_table(findings(found)),
+        tables.auc_table(found, plain),
+        tables.relative_table(found),
+        *([tables.distance_grid(distances, encoders[0])] if encoders else []),
+    ]
+
+
+def _plots(found: Sequence[Result]) -> list[Plot]:
+    """Relative AUC by generator, the sweep, and the bias."""
+    names = {d: DETECTORS[d].vanilla or "" for d in detectors(found)}
+    plots = []
+    for kind in generators(found):
+        compared = {d: relatives(found, d, kind) for d in detectors(found)}
+        for swept, name, title in (
+            (False, f"relative-{kind}", "Relative AUC (Fig. 2, 5)"),
+            (True, f"sweep-{kind}", "Relative AUC of CutOut-c (Fig. 4a)"),
+        ):
+            panels = {d: _chosen(rows, swept) for d, rows in compared.items()}
+            panels = {d: rows for d, rows in panels.items() if rows}
+            if panels:
+                what = "other classes" if kind == SEMANTIC else f"by {generator_title(kind)}"
+                plots.append(
+                    Plot(
+                        name.replace("_", "-"),
+                        f"{title}: anomalies {what}",
+                        "Small dots: tasks. Large dot and line: pseudo-median and its 95 % "
+                        "interval. p: one-sided Wilcoxon signed-rank test; bold: the augmentation "
+                        "helps (p < 0.05) or harms (p > 0.95).",
+                        relative_auc(panels, names, ordered=not swept),
+                    )
+                )
+    return [*plots, *_bias(found)]
+
+
+def _chosen(rows: dict[str, Relative], swept: bool) -> dict[str, Relative]:
+    """Rows of the sweep, or all the others."""
+    return {a: r for a, r in rows.items() if is_cutout_c(Augmentation.parse(a)) == swept}
+
+
+def _bias(found: Sequence[Result]) -> list[Plot]:
+    """Fig. 3: of the first normal class, with Rotate if it was run, else what comes first."""
+    wild = [result for result in found if result.generator == SEMANTIC]
+    panels = {}
+    normal = wild[0].normal if wild else None
+    own = [result for result in wild if result.normal == normal]
+    rivals = [a for a in augmentations(own) if a != VANILLA]
+    augmentation = "rotate" if "rotate" in rivals else rivals[0] if rivals else ""
+    for detector in detectors(own):
+        vanilla = DETECTORS[detector].vanilla
+        before = task_means(own, detector, VANILLA, SEMANTIC)
+        after = task_means(own, detector, augmentation, SEMANTIC)
+        tests = {result.task: result.test for result in own}
+        tasks = [task for task in before if task in after]
+        if vanilla and tasks:
+            first, second = (np.array([aucs[t] for t in tasks]) for aucs in (before, after))
+            panels[detector] = (vanilla, detector, [tests[t] for t in tasks], first, second)
+    if not panels:
+        return []
+    title = Augmentation.parse(augmentation).title
+    return [
+        Plot(
+            "bias",
+            f"Which anomalies {title} helps to find (Fig. 3)",
+            f"Normal: class {normal}. AUC on every other class, without and with {title}.",
+            class_bias(panels),
+        )
+    ]
+
+
+def _case_plots(found: Sequence[Result], store: Store) -> list[Plot]:
+    plots = [plot for case in cases(found) for plot in case_plots(case, store)]
+    return [*plots, *sweep_plots(found, store)]
+
+
+def _settings(jobs: Sequence[Job]) -> dict[str, object]:
+    """What the jobs of each detector share; where they differ, all that they have."""
+    found: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        options = {f"pictures: {k}": v for k, v in job.config["data"]["options"].items()}
+        own = job.config.get("parameters", {"encoder": job.config.get("encoder")})
+        named = options | {f"{job.group}: {key}": value for key, value in own.items()}
+        for key, value in named.items():
+            found.setdefault(key, {})[str(value)] = None
+    return {key: ", ".join(values) for key, values in found.items()}

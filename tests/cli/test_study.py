@@ -1,0 +1,117 @@
+"""study: from the command to the page, stopped, widened and gone on with."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from stssad_fast.experiments import study, testbeds
+from stssad_fast.report import study_cases
+
+TINY = {
+    "DAE": {"width": 1, "hidden": 4, "epochs": 1, "batch_size": 64},
+    "DeepSAD": {"width": 1, "hidden": 4, "epochs": 1, "batch_size": 64},
+    "AP": {"depth": 10, "widen": 1, "classes_per_picture": 2, "views": 2, "views_per_batch": 64},
+}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(study.PRESETS, "small", TINY)
+    monkeypatch.setattr(testbeds, "SWEEP", (0.2,))
+    monkeypatch.setattr(study_cases, "STEPS", 250)
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """An .npz file of three classes, a class being told by its brightness."""
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(3), 8)
+    images = rng.integers(0, 99, (24, 16, 16)) + 60 * labels[:, None, None]
+    arrays = {f"{part}_images": images.astype(np.uint8) for part in ("train", "test")}
+    arrays |= {f"{part}_labels": labels for part in ("train", "test")}
+    np.savez(tmp_path / "three.npz", **arrays)
+    return tmp_path / "three.npz"
+
+
+def options(out, *more):
+    shared = ["--normal", "2", "--augmentations", "flip", "--generators", "flip", "--jobs", 1]
+    return ["study", *shared, "--out", out, *more]
+
+
+def test_a_run_on_digits_is_widened_and_not_done_again(cli, tmp_path):
+    out = tmp_path / "run"
+    result = cli.accepted(*options(out, "--parts", "controlled", "--detectors", "DAE,AP"))
+    assert "| Flip | " in result.stdout
+    assert "3 done, 0 failed" in result.stderr
+    arguments = options(out, "--parts", "controlled,sweep", "--detectors", "DAE,AP")
+    assert "3 of 4 jobs were done before" in cli.accepted(*arguments).stderr
+    lines = (out / "jobs.jsonl").read_text()
+    found = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
+    assert [each["augmentation"] for each in found].count("cutout:size=0.2") == 1
+    for name in ("relative-flip", "sweep-flip", "rebuilt-flip", "errors-flip"):
+        assert (out / f"figures/{name}.png").exists(), name
+    for name in ("embeddings-flip", "embeddings-sweep"):
+        assert (out / f"figures/{name}.svg").exists(), name
+    page = (out / "index.html").read_text()
+    assert "AUC (Table 1)" in page and "Relative AUC" in page
+    assert "not finished" not in page
+    assert "rebuilt-flip" in page
+    shutil.rmtree(out / "arrays")  # as if the lines alone had been kept
+    assert "4 of 4 jobs were done before" in cli.accepted(*arguments).stderr
+    assert (out / "jobs.jsonl").read_text() == lines
+    assert "rebuilt-flip" not in (out / "index.html").read_text()
+
+
+def test_classes_in_the_wild_of_a_file(cli, tmp_path, labelled):
+    out = tmp_path / "run"
+    arguments = ["study", "--data", labelled, "--parts", "wild", "--detectors", "DAE,DeepSAD"]
+    arguments += ["--augmentations", "rotate", "--jobs", 1, "--out", out]
+    result = cli.accepted(*arguments)
+    assert "12 done" in result.stderr  # three classes, two detectors, with Rotate and without
+    assert "DeepSAD, Sem." in result.stdout
+    tasks = {line["task"] for line in csv.DictReader((out / "runs.csv").read_text().splitlines())}
+    assert tasks == {"0/1", "0/2", "1/0", "1/2", "2/0", "2/1"}
+    for name in ("bias", "relative-semantic", "rebuilt-semantic"):
+        assert (out / f"figures/{name}.png").exists(), name
+    assert str(tmp_path) not in (out / "jobs.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        (["--parts", "tame"], "'tame'; choose from controlled, wild, sweep, mmd"),
+        (["--parts", ","], "--parts has"),
+        (["--normal", "two"], "expected class numbers like 2,6"),
+        (["--augmentations", "sepia"], "sepia"),
+        (["--generators", "identity"], "generator identity is unknown"),
+        (["--detectors", "SVM"], "no detector SVM"),
+        (["--detectors", "AP", "--parts", "sweep"], "add DAE or DeepSAD"),
+        (["--parts", "mmd", "--encoder", "vgg"], "no encoder vgg"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(cli, tmp_path, more, match):
+    cli.refused(*options(tmp_path / "run", *more), match=match)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_an_experiment_is_refused(cli, tmp_path):
+    out = tmp_path / "run"
+    record = {
+        "key": "0" * 32,
+        "config": {"method": "AE"},
+        "label": "2/* · AE",
+        "group": "AE",
+        "status": "done",
+        "values": {},
+        "reason": None,
+        "seconds": 1.0,
+        "when": "2026-05-01",
+        "about": {},
+    }
+    out.mkdir()
+    (out / "jobs.jsonl").write_text(json.dumps(record) + "\n")
+    cli.refused(*options(out, "--parts", "controlled"), match="holds an experiment")

@@ -1,0 +1,87 @@
+"""The study's findings, said of records in which they hold, and in which they do not."""
+
+import pretended_study
+import pytest
+
+from stssad_fast.experiments.findings import findings
+from stssad_fast.experiments.study_results import results
+
+
+def said(records):
+    return {finding.name: " ".join(finding.evidence) for finding in findings(results(records))}
+
+
+def made(gains, detector="DAE"):
+    """Six classes, anomalies by Flip; ``gains`` of each augmentation over a vanilla AUC of 0.7."""
+    return [
+        pretended_study.record(detector, a, {"flip": 0.7 + gain * (1 + k / 9)}, normal=k)
+        for k in range(6)
+        for a, gain in {"identity": 0, **gains}.items()
+    ]
+
+
+def test_nothing_is_said_without_results():
+    assert findings([]) == []
+    assert said(made({})) == {}
+
+
+def test_finding_1_tells_the_place_of_the_aligned_augmentation():
+    text = said(made({"flip": 0.2, "noise": 0.0, "invert": -0.1}))["Finding 1"]
+    assert "AUC 0.956, place 1 of 3; 1 of 3 augmentations help (p < 0.05) and 1 harm" in text
+    text = said(made({"flip": 0.0, "noise": 0.2, "invert": 0.0}))["Finding 1"]
+    assert "place 2 of 3, shared with 1 (best: Noise, 0.956)" in text
+
+
+def test_observation_1_tells_the_best_size_and_where_harm_begins():
+    gains = {f"cutout:size=0.{c}": 0.1 - 0.03 * abs(c - 2) for c in (1, 2, 5, 9)}
+    text = said(made(gains))["Obs. 1"]
+    assert "+0.128, at c = 0.2 and negative at c = 0.9" in text
+    assert "rank correlation with c \u22120.800" in text
+
+
+def test_observation_3_counts_classes_that_lose_although_the_mean_gains():
+    aucs = {"identity": {"1": 0.6, "2": 0.9}, "rotate": {"1": 0.9, "2": 0.8}}
+    records = [pretended_study.record("DAE", a, tests) for a, tests in aucs.items()]
+    text = said(records)["Obs. 3"]
+    assert "of 1 pairs" in text and "1 lose" in text and "0.400 apart" in text
+    worse = {"identity": {"1": 0.9, "2": 0.9}, "rotate": {"1": 0.5, "2": 0.9}}
+    assert "Obs. 3" not in said([pretended_study.record("DAE", a, t) for a, t in worse.items()])
+
+
+def test_observation_4_orders_the_families():
+    aucs = {"identity": 0.6, "rotate": 0.9, "flip": 0.7, "noise": 0.5, "invert": 0.65}
+    records = [
+        pretended_study.record("DAE", a, {"1": auc, "2": auc}, k)
+        for a, auc in aucs.items()
+        for k in (3, 4)
+    ]
+    text = said(records)["Obs. 4"]
+    assert "geometric +0.200, color +0.050, elementwise \u22120.100" in text
+    assert "best augmentation is Rotate, +0.300" in text
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_observation_6_correlates_errors_with_changes(sign):
+    records = [
+        pretended_study.record(
+            "DAE", a, {"flip": 0.7}, change=change, tests={"normal": 5 + sign * change}
+        )
+        for a, change in {"identity": 0.0, "noise": 0.1, "flip": 0.2, "invert": 0.4}.items()
+    ]
+    text = said(records)["Obs. 6"]
+    assert f"larger than AE's for {3 if sign > 0 else 0} of 3 augmentations" in text
+    assert f"over 3 augmentations, is {'+' if sign > 0 else chr(0x2212)}1.000" in text
+
+
+def test_observation_7_compares_global_with_local_augmentations():
+    kinds = {"identity": 0.0, "flip": 0.6, "invert": 0.4, "cutout": 0.1, "noise": 0.9}
+    records = [
+        pretended_study.record(
+            "DAE", a, {"flip": 0.7, "cutout": 0.7}, silhouette=s, tests={"silhouette": s / 2}
+        )
+        for a, s in kinds.items()
+    ]
+    text = said(records)["Obs. 7"]
+    assert "training and augmented pictures: +0.500 for augmentations of the whole" in text
+    assert "the augmentation made these: +0.300" in text
+    assert "+0.050 for local ones" in text

@@ -1,0 +1,107 @@
+"""Jobs of the study: which there are, and what one of each detector leaves."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from stssad_fast.errors import InputError
+from stssad_fast.experiments import study, testbeds
+from stssad_fast.experiments.study import DETECTORS, PRESETS, Comparison
+from stssad_fast.experiments.testbeds import IDENTITY, Augmentation
+
+MADE = testbeds.controlled("digits", [2], 16, 20, 10, ["flip", "invert"])
+WILD = testbeds.wild("digits", [2, 6], 16, 20, 10)
+FLIP, GEOM = Augmentation("flip"), Augmentation("geom")
+TINY = {
+    "DAE": {"width": 1, "hidden": 4, "epochs": 1, "batch_size": 64},
+    "DeepSAD": {"width": 1, "hidden": 4, "epochs": 1, "batch_size": 64},
+    "AP": {
+        "depth": 10,
+        "widen": 1,
+        "classes_per_picture": 2,
+        "views": 2,
+        "views_per_batch": 64,
+    },
+}
+
+
+def test_every_detector_has_a_job_for_each_augmentation_and_training_set():
+    jobs = study.plan([Comparison([*MADE, *WILD], list(DETECTORS), [IDENTITY, FLIP])], [0, 1], TINY)
+    assert Counter(job.group for job in jobs) == {"DAE": 12, "DeepSAD": 12, "AP": 6}
+    assert not [j for j in jobs if j.group == "AP" and j.config["augmentation"] == "identity"]
+    assert [job.config["seed"] for job in jobs] == [0] * 15 + [1] * 15
+    assert len(jobs[3].config["tasks"]) == 2
+    assert jobs[0].config["tasks"] == {"flip": "2 flip", "invert": "2 invert"}
+
+
+def test_what_comparisons_share_is_done_once():
+    squares = [IDENTITY, Augmentation("cutout", {"size": 0.2})]
+    parts = [Comparison(MADE, ["DAE"], [IDENTITY, FLIP]), Comparison(MADE, ["DAE"], squares)]
+    texts = [job.config["augmentation"] for job in study.plan(parts, [0], TINY)]
+    assert texts == ["identity", "flip", "cutout:size=0.2"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_predictor_sees_each_picture_equally_often(preset):
+    jobs = study.plan([Comparison(MADE, ["AP"], [FLIP, GEOM])], [0], PRESETS[preset])
+    views = PRESETS[preset]["AP"]["views"]
+    for job, classes in zip(jobs, (2, 8), strict=True):
+        assert job.config["parameters"]["epochs"] * classes == views
+        assert "views" not in job.config["parameters"]
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_job_scores_everything_and_gives_the_same_again(detector):
+    (job,) = study.plan([Comparison(MADE, [detector], [FLIP])], [3], TINY)
+    values, arrays = study.work(job.config, job.sources)
+    again, same = study.work(job.config, job.sources)
+    assert values == again
+    assert all(np.array_equal(arrays[name], same[name]) for name in arrays)
+    assert set(values["tests"]) == {"flip", "invert"}
+    assert 0 < values["change"] < 1
+    assert arrays["scores/train"].shape == arrays["scores/augmented"].shape
+    labels, scores = (arrays[f"{what}/test/flip"] for what in ("labels", "scores"))
+    assert values["tests"]["flip"]["normal"] == pytest.approx(scores[labels == 0].mean(), rel=1e-4)
+    assert len(arrays["embedding/train"]) == study.KEPT
+    assert len(arrays["embedding/anomalous/test/flip"]) == (labels == 1).sum()
+    assert ("rebuilt/test/flip" in arrays) == (detector == "DAE")
+    if detector == "DAE":
+        shown = arrays["shown/test/flip"]
+        assert shown.shape == arrays["rebuilt/test/flip"].shape == (2 * study.SHOWN, 1, 16, 16)
+        assert labels[arrays["rows/test/flip"]].tolist() == [0] * 4 + [1] * 4
+
+
+def test_pictures_that_have_changed_are_refused():
+    (job,) = study.plan([Comparison(MADE, ["DAE"], [FLIP])], [0], TINY)
+    config = {**job.config, "data": {**job.config["data"], "digest": "other"}}
+    with pytest.raises(InputError, match="have changed since this run was planned"):
+        study.work(config, job.sources)
+
+
+def test_distances_are_a_job_of_their_own(monkeypatch):
+    flat = torch.nn.Flatten()
+    monkeypatch.setitem(study.BACKBONES, "flat", lambda: flat)
+    (job,) = study.plan_distances(MADE, [IDENTITY, FLIP], "flat")
+    values, arrays = study.work(job.config, job.sources)
+    assert not arrays
+    assert set(values["mmd"]) == {"identity", "flip"}
+    assert values["mmd"]["flip"]["flip"] < values["mmd"]["identity"]["invert"]
+    with pytest.raises(InputError, match="no encoder vgg; choose from"):
+        study.plan_distances(MADE, [FLIP], "vgg")
+
+
+def test_a_plan_of_nothing_is_refused():
+    with pytest.raises(InputError, match="nothing to do"):
+        study.plan([Comparison(MADE, ["AP"], [IDENTITY])], [0], TINY)
+    with pytest.raises(InputError, match="no detector SVM; choose from DAE, DeepSAD, AP"):
+        study.plan([Comparison(MADE, ["SVM"], [FLIP])], [0], TINY)
+
+
+def test_silhouettes_tell_groups_apart():
+    near, far = np.random.default_rng(0).normal(size=(2, 20, 3))
+    assert study._silhouette(near, far + 50) > 0.9
+    assert abs(study._silhouette(near, far)) < 0.1
+    assert study._silhouette(near, far[:1]) is None
+    assert study._silhouette(near, far * np.inf) is None

@@ -1,0 +1,100 @@
+"""From records of the study to tables: means, comparisons, and what is missing."""
+
+import csv
+import io
+
+import pretended_study
+import pytest
+
+from stssad_fast.experiments import study_results as from_records
+from stssad_fast.experiments import study_tables as tables
+
+CLASSES = range(6)
+
+
+def records():
+    """AE has 0.7 everywhere; DAE with Flip gains on anomalies by Flip, and loses in the wild."""
+    made = [
+        pretended_study.record(
+            "DAE", augmentation, {"flip": 0.7 + 0.05 * gain, "cutout": 0.7}, normal, seed
+        )
+        for normal in CLASSES
+        for seed in (0, 1)
+        for augmentation, gain in (("identity", 0), ("flip", 1 + normal), ("noise", 0))
+    ]
+    wild = [
+        pretended_study.record("DAE", augmentation, {"8": auc, "9": auc}, normal)
+        for normal in CLASSES
+        for augmentation, auc in (("identity", 0.7), ("flip", 0.6 - 0.01 * normal))
+    ]
+    return [*made, *wild]
+
+
+def test_results_name_what_made_the_anomalies():
+    found = from_records.results(records())
+    assert len(found) == 6 * 2 * 3 * 2 + 6 * 2 * 2
+    assert from_records.generators(found) == ["cutout", "flip", "semantic"]
+    assert from_records.augmentations(found) == ["flip", "noise", "identity"]
+    assert found[-1].task == "5/9"
+
+
+def test_the_table_has_means_over_tasks():
+    found = from_records.results(records())
+    cell = from_records.table(found)["flip", "DAE", "flip"]
+    assert cell.auc == pytest.approx(0.7 + 0.05 * 3.5)
+    assert (cell.tasks, cell.expected) == (6, 6)
+    lacking = [r for r in found if r.task != "5 flip" or r.augmentation != "flip"]
+    grid = tables.auc_table(lacking)
+    assert grid.header == ["Augmentation", "DAE, CutOut", "DAE, Flip", "DAE, Sem."]
+    assert grid.rows[0] == ["Flip", "**0.700**", "**0.850** [5]", "0.575"]
+    assert grid.rows[1][3] == "\u2013"
+    assert "| Flip | **0.700** |" in grid.markdown()
+
+
+def test_a_task_counts_once_whatever_the_number_of_seeds():
+    found = from_records.results(records())
+    row = from_records.relatives(found, "DAE", "flip")["flip"]
+    assert len(row.differences) == 6
+    assert row.median == pytest.approx(0.05 * 3.5)
+    assert row.verdict == "helpful"
+    assert from_records.relatives(found, "DAE", "semantic")["flip"].verdict == "harmful"
+    assert from_records.relatives(found, "DAE", "flip")["noise"].p_value is None
+
+
+def test_a_detector_without_a_vanilla_form_is_compared_with_nothing():
+    found = from_records.results([pretended_study.record("AP", "flip", {"flip": 0.9})])
+    assert from_records.relatives(found, "AP", "flip") == {}
+    assert not tables.relative_table(found).rows
+
+
+def test_csv_files_hold_the_numbers():
+    found = from_records.results(records())
+    lines = list(csv.DictReader(io.StringIO(tables.results_csv(found))))
+    assert len(lines) == len(found)
+    assert lines[0] == {
+        "detector": "DAE",
+        "augmentation": "identity",
+        "anomalies": "flip",
+        "task": "0 flip",
+        "seed": "0",
+        "auc": "0.7",
+    }
+    (line,) = (
+        each
+        for each in csv.DictReader(io.StringIO(tables.relative_csv(found)))
+        if (each["anomalies"], each["augmentation"]) == ("flip", "flip")
+    )
+    assert float(line["p_value"]) < 0.05
+    assert float(line["low"]) < float(line["pseudo_median"]) < float(line["high"])
+
+
+def test_distances_are_means_over_classes_and_tasks():
+    record = pretended_study.record("DAE", "identity", {"8": 0.5, "9": 0.5})
+    config = {k: v for k, v in record.config.items() if k != "detector"}
+    values = {"mmd": {"flip": {"8": 1.0, "9": 2.0}, "noise": {"8": 0.5, "9": 0.1}}}
+    shared = {**vars(record), "config": {**config, "encoder": "flat"}, "values": values}
+    table = from_records.distance_table([type(record)(**shared), record])
+    assert table == {"flip": {"semantic": 1.5}, "noise": {"semantic": 0.3}}
+    grid = tables.distance_grid(table, "flat")
+    assert grid.rows[0] == ["Noise", "0.3000", "0.3000"]
+    assert "encoder: flat" in grid.caption
