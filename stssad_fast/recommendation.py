@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stssad_fast.augment import Augmentation, CutDiff, catalogue
-from stssad_fast.datasets import Images, as_pictures
+from stssad_fast.datasets import Images, Pictures, as_train_test
 from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
@@ -28,6 +28,9 @@ HELD_OUT = 4
 """Every so manieth training picture is not trained on."""
 
 MIN_TRAIN = 8
+
+MOST_CLASSES = 4
+"""GEOM has 72, and so rarely does nothing that it may."""
 
 PARAMETERS: dict[str, Any] = {"depth": 10, "width": 8, "batch_size": 32, "steps": 200}
 """Of the detectors: those of :class:`STSSAD`, and how many updates each gets."""
@@ -51,6 +54,10 @@ class Candidate:
         title = "CutDiff" if self.name == CUTDIFF else catalogue.TITLES[self.name]
         return ", ".join([title, *(f"{k} {v:g}" for k, v in self.settings.items())])
 
+    def __str__(self) -> str:
+        """As typed; see :func:`parsed`."""
+        return ":".join([self.name, *(f"{k}={v:g}" for k, v in self.settings.items())])
+
     @property
     def family(self) -> str:
         """Of the study: geometric, local, elementwise, color or mixed."""
@@ -72,18 +79,35 @@ class Candidate:
             raise InputError(
                 f"settings of cutdiff are {', '.join(self.settings)}; it has size, aspect, angle"
             ) from error
+        except ValueError as error:
+            raise InputError(f"candidate {self}: {error}") from error
 
 
 class _Fixed(Augmentation):
-    """An augmentation whose hyperparameters stay as they are."""
+    """An augmentation whose hyperparameters stay as they are, and that changes every picture.
+
+    Flip, invert and rotate leave pictures as they are by chance, which would be taught as anomalous
+    here: instead they change each in one of their other classes.
+    """
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.module = module.requires_grad_(False)
 
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        made: Tensor = self.module(image, generator=generator)
-        return made
+        module: Any = self.module
+        if not isinstance(module, catalogue.PictureAugmentation) or module.classes > MOST_CLASSES:
+            made: Tensor = module(image, generator=generator)
+            return made
+        device = image.device
+        drawn = torch.randint(
+            1, module.classes, image.shape[:1], generator=generator, device=device
+        )
+        changed = torch.empty_like(image)
+        for k in range(1, module.classes):
+            rows = drawn == k
+            changed[rows] = module.of_class(image[rows], k, generator=generator)
+        return changed
 
     def describe(self) -> dict[str, float]:
         return {}
@@ -198,8 +222,7 @@ class Learned:
         return self.model.anomaly_scores(test)
 
     def _logs(self, embedding: NDArray[np.float32]) -> NDArray[np.float64]:
-        distance = self.model.density_.distance(embedding)
-        logs: NDArray[np.float64] = np.log(np.maximum(distance, np.finfo(np.float64).tiny))
+        logs: NDArray[np.float64] = np.log(self.model.density_.distance(embedding))
         return logs
 
 
@@ -227,8 +250,7 @@ def recommend(
     Raises:
         InputError: the pictures or a candidate cannot be used, or training diverged.
     """
-    train = _tensor(train_images, "train_images", MIN_TRAIN)
-    test = _tensor(test_images, "test_images", 2)
+    train, test = map(_tensor, as_train_test(train_images, test_images, min_side=MIN_IMAGE_SIZE))
     for candidate in candidates:
         candidate.augmentation()
     found = []
@@ -239,9 +261,8 @@ def recommend(
     return sorted(found, key=lambda evidence: -evidence.separation)
 
 
-def _tensor(images: Images, name: str, least: int) -> Tensor:
-    found = as_pictures(images, name=name, min_side=MIN_IMAGE_SIZE, min_count=least)
-    return found if isinstance(found, Tensor) else found[np.arange(len(found))]
+def _tensor(images: Pictures) -> Tensor:
+    return images if isinstance(images, Tensor) else images[np.arange(len(images))]
 
 
 def parsed(text: str) -> Candidate:

@@ -1,4 +1,4 @@
-"""The command line: tune, score, demo, experiment, study, info."""
+"""The command line: tune, score, demo, recommend, experiment, study, info."""
 
 import contextlib
 import os
@@ -17,6 +17,7 @@ from stssad_fast.checkpoint import replacing
 from stssad_fast.cli import demo as demos
 from stssad_fast.cli import info as infos
 from stssad_fast.cli import paper
+from stssad_fast.cli import recommend as recommending
 from stssad_fast.cli import score as scoring
 from stssad_fast.cli import study as studies
 from stssad_fast.cli import tune as tuning
@@ -77,6 +78,16 @@ stssad-fast study --data cifar10 --preset paper --image-size 32 --train-limit 50
 ```
 """
 )(studies.study)
+app.command(
+    epilog="""Examples:
+
+```
+stssad-fast recommend --train good --test new --out runs/which
+stssad-fast recommend --train bottle --test bottle --candidates rotate,cutout,cutdiff:size=0.01 \\
+    --out runs/bottle
+```
+"""
+)(recommending.recommend)
 
 
 def _option(help: str, default: object) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,8 +67,8 @@ def read(reader: str, source: str, options: Mapping[str, Any]) -> Problem:
     """Read a problem; the last one is kept, as jobs that follow each other share it.
 
     Args:
-        reader: "defects", "semantic", "controlled" or "made".
-        source: a path, or the name of a set that comes with a dependency.
+        reader: a key of :data:`READERS`.
+        source: a path, two in JSON, or the name of a set that comes with a dependency.
         options: arguments of the reader.
 
     Raises:
@@ -113,6 +113,26 @@ def _defects(source: str, image_size: int, channels: int) -> Problem:
         rows = np.flatnonzero((kinds == GOOD) | (kinds == kind))
         tests[str(kind)] = Task(images[torch.from_numpy(rows)], (kinds[rows] != GOOD).astype(int))
     return Problem(_tensor(train), tests)
+
+
+def _folders(
+    source: str,
+    image_size: int,
+    channels: Literal["auto"] | int,
+    on_error: Literal["raise", "skip"],
+) -> Problem:
+    """A user's folders of training and of test pictures; labels are 0 where none are known."""
+    sets = [
+        read_folder(path, split=split, image_size=image_size, channels=channels, on_error=on_error)
+        for path, split in zip(json.loads(source), _SPLITS, strict=True)
+    ]
+    most = max(found.images.shape[1] for found in sets)
+    train, test = (found.with_channels(most) for found in sets)
+    kinds = np.array(test.kinds or [GOOD] * len(test.paths))
+    return Problem(_tensor(train), {"test": Task(_tensor(test), (kinds != GOOD).astype(int))})
+
+
+_SPLITS: tuple[Literal["train"], Literal["test"]] = ("train", "test")
 
 
 def _tensor(found: ImageSet) -> Tensor:
@@ -265,6 +285,7 @@ READERS: dict[str, Callable[..., Problem]] = {
     "semantic": _semantic,
     "controlled": _controlled,
     "made": _made,
+    "folders": _folders,
 }
 
 
