@@ -67,6 +67,8 @@ def jittered(
         changes = changes[:2]
     for place in order.unbind(1):
         for which, change in enumerate(changes):
+            if not strengths[which]:
+                continue  # a hue that is turned by 0 is the same up to rounding only
             rows = (place == which).nonzero()[:, 0]
             factor = factors[which][rows, None, None, None].to(image.dtype)
             where = None if region is None else region[rows]
