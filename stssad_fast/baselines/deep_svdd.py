@@ -62,10 +62,9 @@ class DeepSVDD(Trained[SVDDNetwork]):
             channels, (height, width), self.width, self.hidden, mean, std.clamp_min(MIN_STD)
         )
 
-    @torch.no_grad()
     def _prepare(self, network: SVDDNetwork, train: Pictures, device: torch.device) -> None:
         network.train()  # with the statistics that it will be trained with
-        network.set_center(torch.cat([network(x.to(device)) for x in batches(train)]).mean(0))
+        _center(network, train, device)
 
     def _loss(self, network: SVDDNetwork, images: Tensor, generator: torch.Generator) -> Tensor:
         return network.score(images).mean()
@@ -86,9 +85,8 @@ class DeepSAD(DeepSVDD):
     the score. Pictures and augmented ones go through batch norm together.
 
     The centre begins as in :class:`DeepSVDD`. The study finds it anew after every update; here it
-    moves after every epoch, to the mean of the embeddings of the normal pictures in that epoch,
-    which costs nothing. As before, no entry of it comes nearer to 0 than 0.1: otherwise all could
-    shrink to the point 0.
+    moves after every epoch, to the mean embedding of the training pictures as they would be scored
+    then. No entry of it comes nearer to 0 than 0.1: otherwise all could shrink to the point 0.
 
     Args:
         augmentation: a name of :mod:`stssad_fast.augment.catalogue`, or a module
@@ -133,23 +131,24 @@ class DeepSAD(DeepSVDD):
         self.augmentation = augmentation
         self.augmentation_settings = augmentation_settings
 
-    def _prepare(self, network: SVDDNetwork, train: Pictures, device: torch.device) -> None:
-        super()._prepare(network, train, device)
-        self._seen: list[Tensor] = []
-
     def _loss(self, network: SVDDNetwork, images: Tensor, generator: torch.Generator) -> Tensor:
         both = images
         if self.augmentation_ is not None:
             both = torch.cat([images, self._augmented(images, generator)])
-        embeddings = network(both)
-        distances = (embeddings - network.center).square().sum(1)
+        distances = network.score(both)
         count = len(images)
-        self._seen.append(embeddings[:count].detach())
         loss = distances[:count].mean()
         if self.augmentation_ is not None:
             loss = loss + (distances[count:] + EPS).reciprocal().mean()
         return loss
 
-    def _end_epoch(self, network: SVDDNetwork) -> None:
-        network.set_center(torch.cat(self._seen).mean(0))
-        self._seen = []
+    def _end_epoch(self, network: SVDDNetwork, train: Pictures, device: torch.device) -> None:
+        network.eval()  # as it scores
+        _center(network, train, device)
+        network.train()
+
+
+@torch.no_grad()
+def _center(network: SVDDNetwork, train: Pictures, device: torch.device) -> None:
+    """Put the centre at the mean embedding of the pictures."""
+    network.set_center(torch.cat([network(x.to(device)) for x in batches(train)]).mean(0))

@@ -64,8 +64,8 @@ class Trained(Baseline, Generic[Network]):
         """The number that training makes small."""
         raise NotImplementedError
 
-    def _end_epoch(self, network: Network) -> None:
-        """What is to be done between two epochs."""
+    def _end_epoch(self, network: Network, train: Pictures, device: torch.device) -> None:
+        """What is to be done after every epoch; leaves the network in training."""
 
     def _score(self, network: Network, images: Tensor, generator: torch.Generator) -> Tensor:
         """Scores (B,) of a batch."""
@@ -98,7 +98,7 @@ class Trained(Baseline, Generic[Network]):
                 total += loss.detach()
             if not torch.isfinite(total):
                 raise InputError(f"{type(self).__name__} diverged in epoch {epoch}; {_CALMER}")
-            self._end_epoch(network)
+            self._end_epoch(network, train, device)
             if callback:
                 callback(epoch, self.epochs)
         network.eval()

@@ -8,6 +8,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
 from stssad_fast import InputError
+from stssad_fast.augment.catalogue import NAMES
 from stssad_fast.baselines import AugmentationPredictor, AutoEncoder, DeepSAD, DeepSVDD
 from stssad_fast.datasets import load_digits
 
@@ -120,6 +121,14 @@ def test_one_seed_gives_one_result_and_global_generators_are_left_alone(make, fi
 def test_odd_sizes_and_colours(make, shape):
     model = make(epochs=1).fit(draw(5, 0, *shape))
     assert np.isfinite(model.anomaly_scores(draw(3, 1, *shape))).all()
+
+
+@pytest.mark.parametrize("name", ["DAE", "DeepSAD", "AP"])
+@pytest.mark.parametrize("augmentation", [name for name in NAMES if name != "identity"])
+def test_every_augmentation_of_the_catalogue(make, augmentation):
+    images = draw(3, 0, 3)
+    model = make(augmentation=augmentation, epochs=1).fit(images)
+    assert np.isfinite(model.anomaly_scores(images)).all()
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
