@@ -68,6 +68,20 @@ def test_shape_dtype_and_range_are_kept(name, channels, dtype):
     assert made(before[:0], generator=seeded()).shape == (0, channels, 24, 24)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_gpu(name):
+    image, made = pictures(40).cuda(), catalogue.make(name)
+    first, again = (made(image, generator=torch.Generator("cuda").manual_seed(3)) for _ in range(2))
+    assert (first.device, first.shape) == (image.device, image.shape)
+    assert torch.equal(first, again)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    for k in range(made.classes):
+        assert made.of_class(image, k).shape == image.shape
+    assert torch.equal(made.of_class(image, 0), image)
+
+
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in QUARTER_TURNS])
 @pytest.mark.parametrize("sides", [(12, 40), (40, 12), (7, 9), (2, 3), (1, 1)])
 def test_pictures_of_all_sides(name, sides):

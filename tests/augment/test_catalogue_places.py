@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from stssad_fast.augment import catalogue
 from stssad_fast.augment.catalogue import patches
+from stssad_fast.augment.catalogue.base import tried
 
 COUNT = 4000
 
@@ -42,14 +43,20 @@ def assert_uniform(counts):
 
 
 def assert_same_distribution(found, expected):
-    """Means, and shares below the quartiles of ``expected``, within 4.5 standard errors."""
+    """Means, and shares below quantiles of ``expected``, within 4.5 standard errors."""
     for a, b in zip(found.T, expected.T, strict=True):
         error = math.sqrt(a.var() / len(a) + b.var() / len(b))
         assert abs(a.mean() - b.mean()) < 4.5 * error + 1e-9
-        for q in b.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=b.dtype)):
+        for q in b.quantile(torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=b.dtype)):
             share, other = (a <= q).double().mean(), (b <= q).double().mean()
             error = math.sqrt(other * (1 - other) * (1 / len(a) + 1 / len(b)))
             assert abs(share - other) < 4.5 * error + 1e-9
+
+
+def with_shape(box):
+    """Boxes (B, 4) with their areas and aspects."""
+    tall, wide = box[:, 2], box[:, 3]
+    return torch.cat([box, (tall * wide)[:, None], (wide / tall)[:, None]], 1)
 
 
 def torchvision_boxes(count, height, width, area, aspect, *, smaller, tall, seed=0):
@@ -120,17 +127,29 @@ def crops(count, height, width, **settings):
 
 
 def test_crop_draws_like_torchvision():
-    _, found = crops(COUNT, 32, 32)
-    share = found[:, 2] * found[:, 3] / 32**2
-    assert share.min() > 0.07  # rounded to whole pixels
+    _, found = crops(COUNT, 64, 64)
+    share = found[:, 2] * found[:, 3] / 64**2
+    assert 0.073 < share.min() < 0.086  # rounded to whole pixels
     assert share.max() <= 1
     aspect = found[:, 3] / found[:, 2]
-    assert aspect.min() > 0.65
-    assert aspect.max() < 1.55
+    assert 0.7 < aspect.min() < 0.76
+    assert 1.32 < aspect.max() < 1.42
     expected = torchvision_boxes(
-        COUNT, 32, 32, (0.08, 1), (3 / 4, 4 / 3), smaller=0, tall=False, seed=1
+        COUNT, 64, 64, (0.08, 1), (3 / 4, 4 / 3), smaller=0, tall=False, seed=1
     )
-    assert_same_distribution(found, expected)
+    assert_same_distribution(with_shape(found), with_shape(expected))
+
+
+def test_ten_draws():
+    """Half of the draws are too long; one time in 1024 all ten are."""
+    image = torch.zeros(100_000, 1, 1, 1).expand(-1, -1, 1000, 1000)
+    tall, wide, found = tried(image, (0.5, 0.5), (0.25, 4), (1000, 1000), seeded())
+    assert abs((~found).double().mean() - 2**-10) < 4.5 * math.sqrt(2**-10 / 100_000)
+    tall, wide = tall[found].double(), wide[found].double()
+    assert max(tall.max(), wide.max()) <= 1000
+    torch.testing.assert_close(tall * wide, torch.full_like(tall, 5e5), rtol=2e-3, atol=0)
+    aspect = (tall / wide).log() / math.log(2)
+    assert_same_distribution(aspect[:, None], torch.linspace(-1, 1, 2001).double()[:, None])
 
 
 def test_crop_enlarges_bilinearly():
@@ -154,19 +173,19 @@ def test_crop_that_never_fits(sides, box):
 
 
 def test_cutout_draws_like_torchvision():
-    image = positions(COUNT, 32, 32)
+    image = positions(COUNT, 64, 64)
     out = catalogue.make("cutout")(image, generator=seeded())
     changed = (out != image)[:, 0]
     assert not out[:, 0][changed].any()
     found = boxes(changed)
     area = found[:, 2] * found[:, 3]
     assert torch.equal(area, changed.flatten(1).sum(1).double())
-    assert 0.01 < (area / 1024).min() < 0.03
-    assert 0.31 < (area / 1024).max() < 0.35
+    assert 0.018 < (area / 64**2).min() < 0.022
+    assert 0.32 < (area / 64**2).max() < 0.345
     expected = torchvision_boxes(
-        COUNT, 32, 32, (0.02, 0.33), (0.3, 3.3), smaller=1, tall=True, seed=1
+        COUNT, 64, 64, (0.02, 0.33), (0.3, 3.3), smaller=1, tall=True, seed=1
     )
-    assert_same_distribution(found, expected)
+    assert_same_distribution(with_shape(found), with_shape(expected))
 
 
 def test_cutout_where_nothing_fits():
@@ -227,7 +246,7 @@ def test_cutpaste_copies_one_rectangle(still):
 
 
 def test_cutpaste_draws_its_sizes(still):
-    image = positions(COUNT // 2, 64, 64)
+    image = positions(COUNT, 64, 64)
     out = catalogue.make("cutpaste")(image, generator=seeded())
     changed = (out != image)[:, 0]
     found = boxes(changed[changed.flatten(1).any(1)])
@@ -237,7 +256,8 @@ def test_cutpaste_draws_its_sizes(still):
         aspect = draw.uniform(*draw.choice([(0.3, 1), (1, 3.3)]))
         h, w = int(math.sqrt(pixels / aspect)), int(math.sqrt(pixels * aspect))
         expected.append([draw.randint(0, 64 - h), draw.randint(0, 64 - w), h, w])
-    assert_same_distribution(found, torch.tensor(expected, dtype=torch.float64))
+    expected = torch.tensor(expected, dtype=torch.float64)
+    assert_same_distribution(with_shape(found), with_shape(expected))
 
 
 def test_scar_copies_a_turned_rectangle(still):
@@ -249,15 +269,14 @@ def test_scar_copies_a_turned_rectangle(still):
     # 17 by 8.5 pixels in the mean; where source and target overlap a pixel may keep its value.
     spread = math.sqrt((17**2 + 18.7) * (8.5**2 + 16.3) - (17 * 8.5) ** 2)
     assert abs(area.mean() - 17 * 8.5) < 4.5 * spread / math.sqrt(COUNT) + 0.5
-    angles, shares = [], []
+    angles, shares, sides = [], [], []
     for before, after, where in zip(image[:400], out, changed, strict=False):
         rows, columns = sources(before, after, where)
         at = where.nonzero().double()
         if len(at) < 60:
             continue
         tall, wide = (int(side.max() - side.min()) + 1 for side in (rows, columns))
-        assert tall <= 24
-        assert wide <= 15
+        sides.append((tall, wide))
         shares.append(len(at) / (tall * wide))  # about one pixel for each of the source
         # The best rotation from the source to where it went.
         source = torch.stack([rows, columns], 1).double()
@@ -271,6 +290,8 @@ def test_scar_copies_a_turned_rectangle(still):
         angles.append(angle)
     angles = torch.tensor(angles, dtype=torch.float64)
     assert len(angles) > 200
+    assert [max(side) for side in zip(*sides, strict=True)] == [24, 15]
+    assert min(tall for tall, _ in sides) == 10
     assert max(shares) < 1.15
     assert sorted(shares)[len(shares) // 20] > 0.85  # less where it lies on its source
     assert -47 < angles.min() < -40

@@ -72,6 +72,8 @@ class Identity(PictureAugmentation):
 class OnOff(PictureAugmentation):
     """One change without chance, which a picture undergoes or not; class 1 always does.
 
+    The study trains with a probability of ½ and makes its anomalies with 1 (released code).
+
     Args:
         probability: of the change, in [0, 1], for every picture by itself.
 

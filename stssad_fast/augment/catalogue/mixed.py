@@ -13,7 +13,8 @@ class SimCLR(PictureAugmentation):
     """SimCLR's (Chen et al. 2020): crop, horizontal flip, colours, grey, blur, in this order.
 
     The crop is :class:`Crop`; the flip has probability 0.5, the change of colours
-    (:func:`jittered`) 0.8, grey 0.2 (pictures of three channels only), and :class:`Blur` 0.5.
+    (:func:`jittered`) 0.8, grey 0.2 (pictures of three channels only), and :class:`Blur` 0.5
+    (as Chen et al. have it; the study's released code blurs every picture).
 
     Args:
         strength: of the change of colours, as that of :class:`Color`, in (0, 2.5].

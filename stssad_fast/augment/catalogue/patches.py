@@ -27,7 +27,8 @@ class RandomCutOut(PictureAugmentation):
 
     Args:
         size: CutOut-c of the study: the sides of the rectangle as a share, in (0, 1], of those of
-            the picture, rounded to whole pixels. It is the same in all pictures, by default drawn.
+            the picture, rounded to whole pixels (the text's; the released code takes c for a share
+            of the area). It is the same in all pictures, by default drawn.
 
     Raises:
         InputError: size is out of its range.
