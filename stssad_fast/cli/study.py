@@ -51,7 +51,7 @@ def study(
         typer.Option(
             help="What to do, separated by commas. controlled: anomalies that a known "
             "augmentation makes (Table 1, Fig. 2); wild: every other class is anomalous "
-            "(Fig. 3, 5); sweep: CutOut of nine sizes against the first of --generators (Fig. 4a); "
+            "(Fig. 3, 5); sweep: CutOut of nine sizes against anomalies by CutOut (Fig. 4a); "
             "mmd: distances of pictures, without training (Table 2)."
         ),
     ] = "controlled,wild",
@@ -108,6 +108,8 @@ def study(
     places = [*(made if "controlled" in chosen else []), *(wild if "wild" in chosen else [])]
     comparisons = [Comparison(places, _list(detectors), every)]
     if "sweep" in chosen:
+        if "cutout" not in _list(generators):
+            raise InputError("the sweep is of anomalies by CutOut; add cutout to --generators")
         comparisons.append(_sweep(made, _list(detectors)))
     planned: list[Job] = []
     if any(comparison.parts for comparison in comparisons):

@@ -81,25 +81,24 @@ def _observation_1(found: Sequence[Result]) -> list[str]:
     """The sweep over c: where it is best, and where it begins to harm."""
     sentences = []
     for detector in detectors(found):
-        for kind in _made(found):
-            rows = {c: row for c, row in sweep(found, detector, kind).items() if row is not None}
-            if len(rows) < 2:
-                continue
-            best = max(rows, key=lambda c: rows[c])
-            below = [c for c in rows if rows[c] < 0]
-            text = (
-                f"{detector}, anomalies by {generator_title(kind)}: the pseudo-median of the "
-                f"relative AUC is highest, {signed(rows[best])}, at c = {best:g}"
-            )
-            text += f" and negative at c = {', '.join(f'{c:g}' for c in below)}" if below else ""
-            text += f"; rank correlation with c {signed(_correlation(list(rows), rows.values()))}"
-            sentences.append(text + ".")
+        rows = {c: row for c, row in sweep(found, detector).items() if row is not None}
+        if len(rows) < 2:
+            continue
+        best = max(rows, key=lambda c: rows[c])
+        below = [c for c in rows if rows[c] < 0]
+        text = (
+            f"{detector}, anomalies by CutOut: the pseudo-median of the relative AUC is highest, "
+            f"{signed(rows[best])}, at c = {best:g}"
+        )
+        text += f" and negative at c = {', '.join(f'{c:g}' for c in below)}" if below else ""
+        text += f"; rank correlation with c {signed(_correlation(list(rows), rows.values()))}"
+        sentences.append(text + ".")
     return sentences
 
 
-def sweep(found: Sequence[Result], detector: str, kind: str) -> dict[float, float | None]:
-    """Pseudo-median of the relative AUC of CutOut-c by c, c ascending."""
-    compared = relatives(found, detector, kind)
+def sweep(found: Sequence[Result], detector: str) -> dict[float, float | None]:
+    """Pseudo-median of the relative AUC of CutOut-c by c, ascending; anomalies by CutOut."""
+    compared = relatives(found, detector, "cutout")
     rows = [(Augmentation.parse(text), row.median) for text, row in compared.items()]
     return dict(sorted((a.settings["size"], m) for a, m in rows if is_cutout_c(a)))
 

@@ -98,4 +98,7 @@ def _lower_rank(count: int, tail: float) -> int:
 
 def signed(value: float | None) -> str:
     """A difference with three decimals and a sign, a dash for none."""
-    return NONE if value is None else f"{value:+.3f}".replace("-", "\u2212")
+    if value is None:
+        return NONE
+    text = f"{value:+.3f}".replace("-", "\u2212")
+    return text[1:] if float(f"{value:.3f}") == 0 else text

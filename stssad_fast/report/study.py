@@ -97,7 +97,7 @@ def _plots(found: Sequence[Result]) -> list[Plot]:
         ):
             panels = {d: _chosen(rows, swept) for d, rows in compared.items()}
             panels = {d: rows for d, rows in panels.items() if rows}
-            if panels:
+            if panels and (not swept or kind == "cutout"):
                 what = "other classes" if kind == SEMANTIC else f"by {generator_title(kind)}"
                 plots.append(
                     Plot(

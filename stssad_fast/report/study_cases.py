@@ -94,7 +94,7 @@ def sweep_plots(found: Sequence[Result], store: Store) -> list[Plot]:
     tasks: dict[tuple[str, int], list[Result]] = {}
     for result in found:
         swept = is_cutout_c(Augmentation.parse(result.augmentation))
-        if result.detector == "DAE" and swept and result.generator != SEMANTIC:
+        if result.detector == "DAE" and swept and result.generator == "cutout":
             tasks.setdefault((result.task, result.seed), []).append(result)
     if not tasks:
         return []

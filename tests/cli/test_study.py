@@ -37,32 +37,41 @@ def labelled(tmp_path):
 
 
 def options(out, *more):
-    shared = ["--normal", "2", "--augmentations", "flip", "--generators", "flip", "--jobs", 1]
+    shared = [
+        "--normal",
+        "2",
+        "--augmentations",
+        "flip,cutout",
+        "--generators",
+        "cutout",
+        "--jobs",
+        1,
+    ]
     return ["study", *shared, "--out", out, *more]
 
 
 def test_a_run_on_digits_is_widened_and_not_done_again(cli, tmp_path):
     out = tmp_path / "run"
-    result = cli.accepted(*options(out, "--parts", "controlled", "--detectors", "DAE,AP"))
+    result = cli.accepted(*options(out, "--parts", "controlled", "--detectors", "DAE"))
     assert "| Flip | " in result.stdout
     assert "3 done, 0 failed" in result.stderr
-    arguments = options(out, "--parts", "controlled,sweep", "--detectors", "DAE,AP")
+    arguments = options(out, "--parts", "controlled,sweep", "--detectors", "DAE")
     assert "3 of 4 jobs were done before" in cli.accepted(*arguments).stderr
     lines = (out / "jobs.jsonl").read_text()
     found = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
     assert [each["augmentation"] for each in found].count("cutout:size=0.2") == 1
-    for name in ("relative-flip", "sweep-flip", "rebuilt-flip", "errors-flip"):
+    for name in ("relative-cutout", "sweep-cutout", "rebuilt-cutout", "errors-cutout"):
         assert (out / f"figures/{name}.png").exists(), name
-    for name in ("embeddings-flip", "embeddings-sweep"):
+    for name in ("embeddings-cutout", "embeddings-sweep"):
         assert (out / f"figures/{name}.svg").exists(), name
     page = (out / "index.html").read_text()
     assert "AUC (Table 1)" in page and "Relative AUC" in page
     assert "not finished" not in page
-    assert "rebuilt-flip" in page
+    assert "rebuilt-cutout" in page
     shutil.rmtree(out / "arrays")  # as if the lines alone had been kept
     assert "4 of 4 jobs were done before" in cli.accepted(*arguments).stderr
     assert (out / "jobs.jsonl").read_text() == lines
-    assert "rebuilt-flip" not in (out / "index.html").read_text()
+    assert "rebuilt-cutout" not in (out / "index.html").read_text()
 
 
 def test_classes_in_the_wild_of_a_file(cli, tmp_path, labelled):
@@ -89,6 +98,7 @@ def test_classes_in_the_wild_of_a_file(cli, tmp_path, labelled):
         (["--generators", "identity"], "generator identity is unknown"),
         (["--detectors", "SVM"], "no detector SVM"),
         (["--detectors", "AP", "--parts", "sweep"], "add DAE or DeepSAD"),
+        (["--generators", "flip", "--parts", "sweep"], "add cutout to --generators"),
         (["--parts", "mmd", "--encoder", "vgg"], "no encoder vgg"),
         (["--data", "nowhere"], "nowhere"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from stssad_fast.experiments.relative import interval, pseudo_median, relative
+from stssad_fast.experiments.relative import interval, pseudo_median, relative, signed
 
 # Hollander & Wolfe (1973), 29 f.: nine patients, as in the help of R's wilcox.test.
 BEFORE = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]
@@ -54,6 +54,21 @@ def test_too_few_or_equal_differences():
     same = relative([0.0] * 7)
     assert (same.median, same.interval, same.p_value, same.verdict) == (0, (0, 0), None, "")
     assert relative([-0.1 - k / 100 for k in range(8)]).verdict == "harmful"
+
+
+def test_no_verdict_on_a_few_tasks():
+    lost = [-0.1, -0.2, -0.3, -0.4]
+    assert relative([*lost, 0.0, 0.0]).p_value is None
+    assert relative([*lost, -0.5]).verdict == "harmful"
+
+
+def test_differences_have_a_sign_and_nothing_has_none():
+    assert [signed(v) for v in (0.1, -0.25, -0.0001, None)] == [
+        "+0.100",
+        "\u22120.250",
+        "0.000",
+        "\u2013",
+    ]
 
 
 def test_the_pseudo_median_is_not_the_median():
