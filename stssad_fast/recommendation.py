@@ -5,8 +5,8 @@ pseudo-anomalies resemble the anomalies of the test set scores that set far from
 has not seen; how far, in standard deviations, is what candidates are ranked by.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stssad_fast.augment import Augmentation, CutDiff, catalogue
+from stssad_fast.augment import Augmentation, catalogue
+from stssad_fast.augment.catalogue import Named
+from stssad_fast.augment.catalogue.base import OnOff
 from stssad_fast.datasets import Images, Pictures, as_train_test
 from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
 from stssad_fast.ops import mean_distance_loss
 from stssad_fast.tuning.selection import score_variance
-
-CUTDIFF = "cutdiff"
 
 HELD_OUT = 4
 """Every so manieth training picture is not trained on."""
@@ -36,70 +36,24 @@ PARAMETERS: dict[str, Any] = {"depth": 10, "width": 8, "batch_size": 32, "steps"
 """Of the detectors: those of :class:`STSSAD`, and how many updates each gets."""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """An augmentation with its settings.
-
-    Attributes:
-        name: one of :data:`stssad_fast.augment.catalogue.NAMES` but "identity", or "cutdiff".
-        settings: arguments of :func:`catalogue.make`, or of :class:`CutDiff`.
-    """
-
-    name: str
-    settings: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """For people, e.g. "CutOut, size 0.2"."""
-        title = "CutDiff" if self.name == CUTDIFF else catalogue.TITLES[self.name]
-        return ", ".join([title, *(f"{k} {v:g}" for k, v in self.settings.items())])
-
-    def __str__(self) -> str:
-        """As typed; see :func:`parsed`."""
-        return ":".join([self.name, *(f"{k}={v:g}" for k, v in self.settings.items())])
-
-    @property
-    def family(self) -> str:
-        """Of the study: geometric, local, elementwise, color or mixed."""
-        return "local" if self.name == CUTDIFF else catalogue.FAMILIES[self.name]
-
-    def augmentation(self) -> Augmentation:
-        """The module.
-
-        Raises:
-            InputError: there is no such augmentation or setting, or it is out of its range.
-        """
-        if self.name == "identity":
-            raise InputError("identity changes no picture, so there is nothing to learn from it")
-        if self.name != CUTDIFF:
-            return _Fixed(catalogue.make(self.name, **self.settings))
-        try:
-            return _Fixed(CutDiff(**self.settings))
-        except TypeError as error:
-            raise InputError(
-                f"settings of cutdiff are {', '.join(self.settings)}; it has size, aspect, angle"
-            ) from error
-        except ValueError as error:
-            raise InputError(f"candidate {self}: {error}") from error
-
-
-class _Fixed(Augmentation):
-    """An augmentation whose hyperparameters stay as they are, and that changes every picture.
+class Changing(Augmentation):
+    """A candidate, that changes every picture.
 
     Flip, invert and rotate leave pictures as they are by chance, which would be taught as anomalous
     here: instead they change each in one of their other classes.
     """
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, candidate: Named) -> None:
         super().__init__()
-        self.module = module.requires_grad_(False)
+        if candidate.name == "identity":
+            raise InputError("identity changes no picture, so there is nothing to learn from it")
+        self.module = candidate.made()
 
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        module: Any = self.module
-        if not isinstance(module, catalogue.PictureAugmentation) or module.classes > MOST_CLASSES:
+        module, device = self.module, image.device
+        if not 2 < module.classes <= MOST_CLASSES and not isinstance(module, OnOff):
             made: Tensor = module(image, generator=generator)
             return made
-        device = image.device
         drawn = torch.randint(
             1, module.classes, image.shape[:1], generator=generator, device=device
         )
@@ -116,10 +70,10 @@ class _Fixed(Augmentation):
         pass
 
 
-CANDIDATES: tuple[Candidate, ...] = (
-    *(Candidate(name) for name in catalogue.NAMES if name != "identity"),
-    *(Candidate("cutout", {"size": size}) for size in (0.1, 0.3, 0.6)),
-    *(Candidate(CUTDIFF, {"size": size}) for size in (0.001, 0.01, 0.1)),
+CANDIDATES: tuple[Named, ...] = (
+    *(Named(name) for name in catalogue.NAMES if name != "identity"),
+    *(Named("cutout", {"size": size}) for size in (0.1, 0.3, 0.6)),
+    *(Named("cutdiff", {"size": size}) for size in (0.001, 0.01, 0.1)),
 )
 """The catalogue as in the study, and sizes of two local augmentations."""
 
@@ -142,7 +96,7 @@ class Evidence:
         embeddings: (n, D) by name: train, augmented, test.
     """
 
-    candidate: Candidate
+    candidate: Named
     separation: float
     alignment: float
     variance: float
@@ -166,7 +120,7 @@ class Learned:
     def __init__(
         self,
         train: Tensor,
-        candidate: Candidate,
+        candidate: Named,
         seed: int = 0,
         parameters: Mapping[str, Any] | None = None,
         device: str = "auto",
@@ -180,7 +134,7 @@ class Learned:
         steps = settings.pop("steps")
         held = torch.arange(len(train)) % HELD_OUT == 0
         kept = train[~held]
-        augmentation = candidate.augmentation()
+        augmentation = Changing(candidate)
         # A static augmentation, and no test set: the validation loss of the last step, which the
         # estimator wants, is of training pictures.
         self.model = STSSAD(
@@ -229,7 +183,7 @@ class Learned:
 def recommend(
     train_images: Images,
     test_images: Images,
-    candidates: Sequence[Candidate] = CANDIDATES,
+    candidates: Sequence[Named] = CANDIDATES,
     *,
     random_state: int = 0,
     parameters: Mapping[str, Any] | None = None,
@@ -252,7 +206,7 @@ def recommend(
     """
     train, test = map(_tensor, as_train_test(train_images, test_images, min_side=MIN_IMAGE_SIZE))
     for candidate in candidates:
-        candidate.augmentation()
+        Changing(candidate)
     found = []
     for candidate in candidates:
         found.append(Learned(train, candidate, random_state, parameters, device).judge(test))
@@ -263,27 +217,3 @@ def recommend(
 
 def _tensor(images: Pictures) -> Tensor:
     return images if isinstance(images, Tensor) else images[np.arange(len(images))]
-
-
-def parsed(text: str) -> Candidate:
-    """A candidate as typed: ``rotate``, ``cutout:size=0.2`` or ``cutdiff:size=0.01:aspect=4``.
-
-    Raises:
-        InputError: it is not understood, or there is no such candidate.
-    """
-    name, *pairs = text.strip().split(":")
-    settings = dict(_assigned(text, pairs))
-    candidate = Candidate(name, settings)
-    candidate.augmentation()
-    return candidate
-
-
-def _assigned(text: str, pairs: Sequence[str]) -> Iterator[tuple[str, float]]:
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        try:
-            yield key.strip(), float(value)
-        except ValueError as error:
-            raise InputError(
-                f"candidate {text!r} is not understood; expected NAME or NAME:SETTING=NUMBER"
-            ) from error

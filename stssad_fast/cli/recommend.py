@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.cli.console import Quiet, terminal
 from stssad_fast.cli.experiment import (
     CpusPerJob,
@@ -18,7 +19,7 @@ from stssad_fast.cli.experiment import (
 from stssad_fast.errors import InputError
 from stssad_fast.experiments import recommending
 from stssad_fast.experiments.store import Store
-from stssad_fast.recommendation import CANDIDATES, parsed
+from stssad_fast.recommendation import CANDIDATES, Changing
 from stssad_fast.report.recommending import write_recommendation
 from stssad_fast.report.results import TABLE
 
@@ -68,11 +69,13 @@ def recommend(
         raise InputError(f"--channels is {channels}, expected 1 or 3")
     chosen = list(CANDIDATES)
     if candidates is not None:
-        chosen = [parsed(text) for text in candidates.split(",") if text.strip()]
+        chosen = [Named.parse(text) for text in candidates.split(",") if text.strip()]
         if not chosen:
             raise InputError("--candidates names none; name one, or leave it out to compare all")
         if len({str(each) for each in chosen}) < len(chosen):
             raise InputError("--candidates names one twice; name each once")
+        for each in chosen:
+            Changing(each)
     part = recommending.folders(train, test, image_size, channels, on_error)
     planned = recommending.plan([part], chosen, range(seeds), {"steps": steps, "width": width})
     for record in Store(out).done.values():

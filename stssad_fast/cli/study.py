@@ -7,6 +7,7 @@ import numpy as np
 import typer
 
 from stssad_fast.augment import catalogue
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.cli.console import Quiet, terminal
 from stssad_fast.cli.experiment import (
     CpusPerJob,
@@ -18,22 +19,23 @@ from stssad_fast.cli.experiment import (
     run_plan,
 )
 from stssad_fast.errors import InputError
+from stssad_fast.experiments import recommending, testbeds
 from stssad_fast.experiments import study as studies
-from stssad_fast.experiments import testbeds
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import BACKBONES
 from stssad_fast.experiments.plans import Part
 from stssad_fast.experiments.problems import DIGITS, labelled
 from stssad_fast.experiments.store import Store
 from stssad_fast.experiments.study import Comparison
-from stssad_fast.experiments.testbeds import IDENTITY, Augmentation
+from stssad_fast.experiments.testbeds import IDENTITY
+from stssad_fast.recommendation import CANDIDATES
 from stssad_fast.report.results import TABLE
 from stssad_fast.report.study import write_study
 
 FAILED = 1
 """Exit code when a job has failed; what is done is in the tables."""
 
-PARTS = ("controlled", "wild", "sweep", "mmd")
+PARTS = ("controlled", "wild", "sweep", "mmd", "recommend")
 
 
 def study(
@@ -52,7 +54,8 @@ def study(
             help="What to do, separated by commas. controlled: anomalies that a known "
             "augmentation makes (Table 1, Fig. 2); wild: every other class is anomalous "
             "(Fig. 3, 5); sweep: CutOut of nine sizes against anomalies by CutOut (Fig. 4a); "
-            "mmd: distances of pictures, without training (Table 2)."
+            "mmd: distances of pictures, without training (Table 2); recommend: whether what the "
+            "command recommend ranks first, without labels, is best."
         ),
     ] = "controlled,wild",
     normal: Annotated[
@@ -100,7 +103,7 @@ def study(
     """
     chosen = _parts(parts)
     classes = _classes(data, normal)
-    every = [Augmentation.parse(text) for text in _list(augmentations) or catalogue.NAMES]
+    every = [Named.parse(text) for text in _list(augmentations) or catalogue.NAMES]
     every = [IDENTITY, *(augmentation for augmentation in every if augmentation != IDENTITY)]
     limits = (image_size, train_limit, test_limit)
     made = testbeds.controlled(data, classes, *limits, _list(generators))
@@ -116,8 +119,11 @@ def study(
         planned += studies.plan(comparisons, range(seeds), studies.PRESETS[preset])
     if "mmd" in chosen:
         planned += studies.plan_distances(places or wild, every, encoder)
+    if "recommend" in chosen:
+        candidates = CANDIDATES if augmentations is None else every[1:]
+        planned += recommending.plan(places or [*made, *wild], candidates, range(seeds), {})
     for record in Store(out).done.values():
-        if not {"detector", "encoder"} & set(record.config):
+        if not {"detector", "encoder", "candidate"} & set(record.config):
             raise InputError(f"{out} holds an experiment ({record.label}); choose another --out")
     store = run_plan(
         planned,
@@ -144,7 +150,7 @@ def _sweep(made: Sequence[Part], detectors: Sequence[str]) -> Comparison:
         raise InputError(
             "the sweep compares with AE or DeepSVDD; add DAE or DeepSAD to --detectors"
         )
-    squares = [Augmentation("cutout", {"size": size}) for size in testbeds.SWEEP]
+    squares = [Named("cutout", {"size": size}) for size in testbeds.SWEEP]
     return Comparison(made, able[:1], [IDENTITY, *squares])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments.relative import HARMFUL, HELPFUL, signed
 from stssad_fast.experiments.study_results import (
     VANILLA,
@@ -18,7 +19,7 @@ from stssad_fast.experiments.study_results import (
     relatives,
     task_means,
 )
-from stssad_fast.experiments.testbeds import SEMANTIC, Augmentation, generator_title
+from stssad_fast.experiments.testbeds import SEMANTIC, generator_title
 
 GLOBAL = ("geometric", "color", "mixed")
 """Families that change the whole picture; "local" ones change a part (Obs. 7)."""
@@ -99,11 +100,11 @@ def _observation_1(found: Sequence[Result]) -> list[str]:
 def sweep(found: Sequence[Result], detector: str) -> dict[float, float | None]:
     """Pseudo-median of the relative AUC of CutOut-c by c, ascending; anomalies by CutOut."""
     compared = relatives(found, detector, "cutout")
-    rows = [(Augmentation.parse(text), row.median) for text, row in compared.items()]
+    rows = [(Named.parse(text), row.median) for text, row in compared.items()]
     return dict(sorted((a.settings["size"], m) for a, m in rows if is_cutout_c(a)))
 
 
-def is_cutout_c(augmentation: Augmentation) -> bool:
+def is_cutout_c(augmentation: Named) -> bool:
     """Whether it erases squares of one size, CutOut-c."""
     return augmentation.name == "cutout" and set(augmentation.settings) == {"size"}
 
@@ -144,8 +145,8 @@ def _observation_4(found: Sequence[Result]) -> list[str]:
         compared = relatives(found, detector, SEMANTIC)
         families: dict[str, list[float]] = {}
         for text, row in compared.items():
-            if row.median is not None and not Augmentation.parse(text).settings:
-                families.setdefault(Augmentation.parse(text).family, []).append(row.median)
+            if row.median is not None and not Named.parse(text).settings:
+                families.setdefault(Named.parse(text).family, []).append(row.median)
         if len(families) < 2:
             continue
         means = sorted(((np.mean(each), name) for name, each in families.items()), reverse=True)
@@ -163,7 +164,7 @@ def _observation_6(found: Sequence[Result]) -> list[str]:
     errors: dict[str, list[float]] = {}
     changes: dict[str, list[float]] = {}
     for result in found:
-        plain = not Augmentation.parse(result.augmentation).settings
+        plain = not Named.parse(result.augmentation).settings
         if result.detector == "DAE" and plain and result.record.values is not None:
             error = (result.values["normal"] + result.values["anomalous"]) / 2
             errors.setdefault(result.augmentation, []).append(error)
@@ -187,10 +188,10 @@ def _observation_6(found: Sequence[Result]) -> list[str]:
 def _observation_7(found: Sequence[Result]) -> list[str]:
     """Silhouettes of DAE's embeddings by what the augmentation changes."""
 
-    def mean(chosen: Callable[[Augmentation, Result], float | None]) -> dict[str, float]:
+    def mean(chosen: Callable[[Named, Result], float | None]) -> dict[str, float]:
         groups: dict[str, list[float]] = {}
         for result in found:
-            augmentation = Augmentation.parse(result.augmentation)
+            augmentation = Named.parse(result.augmentation)
             if result.detector != "DAE" or augmentation.settings:
                 continue
             value = chosen(augmentation, result)
@@ -200,10 +201,10 @@ def _observation_7(found: Sequence[Result]) -> list[str]:
                 groups.setdefault(extent, []).append(value)
         return {extent: float(np.mean(values)) for extent, values in groups.items()}
 
-    def augmented(augmentation: Augmentation, result: Result) -> float | None:
+    def augmented(augmentation: Named, result: Result) -> float | None:
         return (result.record.values or {}).get("silhouette")
 
-    def aligned(augmentation: Augmentation, result: Result) -> float | None:
+    def aligned(augmentation: Named, result: Result) -> float | None:
         same = augmentation.name == result.generator
         return result.values["silhouette"] if same else None
 
@@ -245,11 +246,11 @@ def _made(found: Sequence[Result]) -> list[str]:
 
 def _plain(found: Sequence[Result]) -> list[str]:
     """Augmentations with the settings of the catalogue: the sweep is told of by itself."""
-    return [a for a in augmentations(found) if not Augmentation.parse(a).settings]
+    return [a for a in augmentations(found) if not Named.parse(a).settings]
 
 
 def _title(text: str) -> str:
-    return Augmentation.parse(text).title
+    return Named.parse(text).title
 
 
 def _correlation(first: Iterable[float], second: Iterable[float]) -> float:

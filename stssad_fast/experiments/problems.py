@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,17 +122,13 @@ def _folders(
     on_error: Literal["raise", "skip"],
 ) -> Problem:
     """A user's folders of training and of test pictures; labels are 0 where none are known."""
-    sets = [
-        read_folder(path, split=split, image_size=image_size, channels=channels, on_error=on_error)
-        for path, split in zip(json.loads(source), _SPLITS, strict=True)
-    ]
-    most = max(found.images.shape[1] for found in sets)
-    train, test = (found.with_channels(most) for found in sets)
+    read = partial(read_folder, image_size=image_size, channels=channels, on_error=on_error)
+    first, second = json.loads(source)
+    train, test = read(first, split="train"), read(second, split="test")
+    most = max(found.images.shape[1] for found in (train, test))
+    train, test = train.with_channels(most), test.with_channels(most)
     kinds = np.array(test.kinds or [GOOD] * len(test.paths))
     return Problem(_tensor(train), {"test": Task(_tensor(test), (kinds != GOOD).astype(int))})
-
-
-_SPLITS: tuple[Literal["train"], Literal["test"]] = ("train", "test")
 
 
 def _tensor(found: ImageSet) -> Tensor:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments import problems
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.plans import Part, pictures
 from stssad_fast.experiments.problems import Problem
 from stssad_fast.experiments.store import Record
-from stssad_fast.recommendation import Candidate, Learned, parsed
+from stssad_fast.recommendation import Changing, Learned
 
 Arrays = dict[str, NDArray[Any]]
 Values = dict[str, Any]
@@ -46,7 +47,7 @@ def folders(train: Path, test: Path, image_size: int, channels: int | None, on_e
 
 def plan(
     parts: Sequence[Part],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Named],
     seeds: Sequence[int],
     parameters: Mapping[str, Any],
 ) -> list[Job]:
@@ -71,7 +72,7 @@ def plan(
                 "parameters": {**SETTINGS, **parameters},
                 "seed": seed,
             },
-            f"{part.names('*') if len(tests) > 1 else ''} · {candidate.label} · seed {seed}".lstrip(
+            f"{part.names('*') if len(tests) > 1 else ''} · {candidate.title} · seed {seed}".lstrip(
                 " ·"
             ),
             "candidate",
@@ -94,7 +95,7 @@ def work(config: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Values,
         InputError: the pictures are missing or others than when the job was planned.
     """
     problem = problems.read_planned(config["data"], sources["data"])
-    candidate, seed = parsed(config["candidate"]), config["seed"]
+    candidate, seed = Named.parse(config["candidate"]), config["seed"]
     learned = Learned(problem.train, candidate, seed, config["parameters"])
     tests: dict[str, Values] = {}
     arrays = _shown(problem, candidate, seed)
@@ -116,12 +117,12 @@ def work(config: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Values,
     return {"train_loss": learned.train_loss, "tests": tests}, arrays
 
 
-def _shown(problem: Problem, candidate: Candidate, seed: int) -> Arrays:
+def _shown(problem: Problem, candidate: Named, seed: int) -> Arrays:
     """A few training pictures and what the candidate makes of them, as bytes."""
     images = problem.train[:SHOWN]
     draws = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        made = candidate.augmentation()(images, generator=draws)
+        made = Changing(candidate)(images, generator=draws)
     return {
         name: np.round(array.clamp(0, 1).numpy() * 255).astype(np.uint8)
         for name, array in (("pictures", images), ("augmented", made))
@@ -140,7 +141,7 @@ class Ranked:
         records: the jobs.
     """
 
-    candidate: Candidate
+    candidate: Named
     separations: tuple[float, ...]
     alignment: float
     variance: float
@@ -174,7 +175,7 @@ def ranking(records: Sequence[Record], task: str) -> list[Ranked]:
         means = {k: float(np.mean([own[k] for own in values])) for k in ("alignment", "variance")}
         ranked.append(
             Ranked(
-                parsed(text),
+                Named.parse(text),
                 tuple(own["separation"] for own in values),
                 means["alignment"],
                 means["variance"],
@@ -202,7 +203,7 @@ class Agreement:
     correlation: float | None
     chosen: float
     best: float
-    first: Candidate
+    first: Named
 
     @property
     def close(self) -> bool:

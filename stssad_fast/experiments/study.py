@@ -12,15 +12,16 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, silhouette_score
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.baselines import AugmentationPredictor, AutoEncoder, DeepSAD
 from stssad_fast.errors import InputError
-from stssad_fast.experiments import problems
+from stssad_fast.experiments import problems, recommending
 from stssad_fast.experiments.alignment import distances
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import BACKBONES
 from stssad_fast.experiments.plans import Part, pictures
 from stssad_fast.experiments.problems import Problem, Task
-from stssad_fast.experiments.testbeds import IDENTITY, Augmentation
+from stssad_fast.experiments.testbeds import IDENTITY
 
 Arrays = dict[str, NDArray[Any]]
 Values = dict[str, Any]
@@ -114,7 +115,7 @@ class Comparison:
 
     parts: Sequence[Part]
     detectors: Sequence[str]
-    augmentations: Sequence[Augmentation]
+    augmentations: Sequence[Named]
 
 
 def plan(
@@ -174,7 +175,7 @@ def _of(
                 yield Job(config, label, detector, {"data": part.source})
 
 
-def _resolved(parameters: Mapping[str, Any], augmentation: Augmentation) -> dict[str, Any]:
+def _resolved(parameters: Mapping[str, Any], augmentation: Named) -> dict[str, Any]:
     """Parameters as the estimator takes them: epochs and pictures for views."""
     found = dict(parameters)
     if "views" in found:
@@ -185,7 +186,7 @@ def _resolved(parameters: Mapping[str, Any], augmentation: Augmentation) -> dict
 
 
 def plan_distances(
-    parts: Sequence[Part], augmentations: Sequence[Augmentation], encoder: str, seed: int = 0
+    parts: Sequence[Part], augmentations: Sequence[Named], encoder: str, seed: int = 0
 ) -> list[Job]:
     """One job for each part: the MMD of all augmentations to all of its test sets (Table 2).
 
@@ -216,7 +217,7 @@ def plan_distances(
 
 
 def work(config: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Values, Arrays]:
-    """Do one job of :func:`plan` or :func:`plan_distances`.
+    """Do one job of :func:`plan`, :func:`plan_distances` or :func:`recommending.plan`.
 
     Returns:
         of a detector, per test set: AUC, mean scores of normal and anomalous pictures, and the
@@ -229,16 +230,18 @@ def work(config: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Values,
     Raises:
         InputError: the pictures are missing or others than when the job was planned.
     """
+    if "candidate" in config:
+        return recommending.work(config, sources)
     problem = problems.read_planned(config["data"], sources["data"])
     if "encoder" in config:
-        chosen = {text: Augmentation.parse(text).made() for text in config["augmentations"]}
+        chosen = {text: Named.parse(text).made() for text in config["augmentations"]}
         encoder = BACKBONES[config["encoder"]]()
         return {"mmd": distances(problem, chosen, encoder, config["seed"])}, {}
     return _trained(config, problem)
 
 
 def _trained(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Arrays]:
-    chosen, seed = Augmentation.parse(config["augmentation"]), config["seed"]
+    chosen, seed = Named.parse(config["augmentation"]), config["seed"]
     model: Any = DETECTORS[config["detector"]].estimator(
         augmentation=chosen.name,
         augmentation_settings=dict(chosen.settings) or None,

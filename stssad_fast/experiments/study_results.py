@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from stssad_fast.augment import catalogue
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments.relative import Relative, relative
 from stssad_fast.experiments.store import Record
-from stssad_fast.experiments.testbeds import GENERATORS, IDENTITY, SEMANTIC, Augmentation
+from stssad_fast.experiments.testbeds import GENERATORS, IDENTITY, SEMANTIC
 
 VANILLA = str(IDENTITY)
 
@@ -22,7 +23,7 @@ class Result:
 
     Attributes:
         detector: "DAE", "DeepSAD" or "AP".
-        augmentation: as :class:`testbeds.Augmentation` is written; "identity" for the vanilla one.
+        augmentation: as :class:`catalogue.Named` is written; "identity" for the vanilla one.
         generator: what made the anomalies; "semantic" where they are of another class.
         normal: number of the normal class.
         test, task: name of the test set in its job, and in tables.
@@ -81,9 +82,9 @@ def generators(found: Iterable[Result]) -> list[str]:
 
 def augmentations(found: Iterable[Result]) -> list[str]:
     """Augmentations of the results, in the order of the catalogue; the identity last."""
-    names = list(catalogue.NAMES)
+    names = list(catalogue.TITLES)
     known = {result.augmentation for result in found}
-    place = {a: (a == VANILLA, names.index(Augmentation.parse(a).name), a) for a in known}
+    place = {a: (a == VANILLA, names.index(Named.parse(a).name), a) for a in known}
     return sorted(known, key=place.__getitem__)
 
 

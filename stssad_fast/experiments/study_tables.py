@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments.findings import Finding
 from stssad_fast.experiments.relative import signed
 from stssad_fast.experiments.scores import NONE
@@ -20,7 +21,7 @@ from stssad_fast.experiments.study_results import (
     table,
 )
 from stssad_fast.experiments.tables import csv_text, p_text
-from stssad_fast.experiments.testbeds import Augmentation, generator_title
+from stssad_fast.experiments.testbeds import generator_title
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def auc_table(found: Sequence[Result], of: Sequence[str] | None = None) -> Grid:
         return number if mean.tasks == mean.expected else f"{number} [{mean.tasks}]"
 
     header = ["Augmentation", *(f"{d}, {generator_title(g)}" for d, g in columns)]
-    lines = [[Augmentation.parse(a).title, *(text(a, c) for c in columns)] for a in rows]
+    lines = [[Named.parse(a).title, *(text(a, c) for c in columns)] for a in rows]
     caption = (
         "Mean AUC over tasks; columns: detector and what made the anomalies (Sem.: they are of "
         "another class). The best of a column is bold. "
@@ -83,7 +84,7 @@ def relative_table(found: Sequence[Result]) -> Grid:
         [
             detector,
             generator_title(kind),
-            Augmentation.parse(augmentation).title,
+            Named.parse(augmentation).title,
             signed(row.median),
             NONE if row.interval is None else " to ".join(map(signed, row.interval)),
             p_text(row.p_value),
@@ -116,7 +117,7 @@ def distance_grid(distances: Mapping[str, Mapping[str, float]], encoder: str) ->
     order = sorted(means, key=lambda a: (a == VANILLA, means[a]))
     lines = [
         [
-            Augmentation.parse(a).title,
+            Named.parse(a).title,
             *(f"{distances[a][k]:.4f}" if k in distances[a] else NONE for k in kinds),
             f"{means[a]:.4f}",
         ]

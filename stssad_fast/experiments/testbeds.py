@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from stssad_fast.augment import catalogue
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.errors import InputError
 from stssad_fast.experiments.plans import Part, semantic
 
@@ -65,52 +65,7 @@ def controlled(
     ]
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """An augmentation of the catalogue, with the settings that are not its defaults."""
-
-    name: str
-    settings: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, text: str) -> Augmentation:
-        """From "cutout" or "cutout:size=0.2" or "noise:std=0.1:..."; see :meth:`__str__`.
-
-        Raises:
-            InputError: there is no such augmentation or setting.
-        """
-        name, *parts = text.split(":")
-        try:
-            settings = {k: float(v) for k, _, v in (part.partition("=") for part in parts)}
-        except ValueError as error:
-            raise InputError(
-                f"augmentation {text!r} is not understood ({error}); expected NAME or "
-                "NAME:SETTING=NUMBER, e.g. cutout:size=0.2"
-            ) from error
-        found = cls(name, settings)
-        found.made()
-        return found
-
-    def __str__(self) -> str:
-        return ":".join([self.name, *(f"{k}={v:g}" for k, v in self.settings.items())])
-
-    def made(self) -> catalogue.PictureAugmentation:
-        """The module."""
-        return catalogue.make(self.name, **self.settings)
-
-    @property
-    def title(self) -> str:
-        """As the study prints it: "CutPaste-scar", "CutOut-0.2"."""
-        numbers = "".join(f"-{value:g}" for value in self.settings.values())
-        return catalogue.TITLES[self.name] + numbers
-
-    @property
-    def family(self) -> str:
-        """One of the values of :data:`catalogue.FAMILIES`."""
-        return catalogue.FAMILIES[self.name]
-
-
-IDENTITY = Augmentation("identity")
+IDENTITY = Named("identity")
 """The vanilla detector's."""
 
 

@@ -20,7 +20,6 @@ from stssad_fast.experiments.scores import NONE
 from stssad_fast.experiments.store import Record, Store
 from stssad_fast.experiments.study_tables import Grid
 from stssad_fast.experiments.tables import csv_text
-from stssad_fast.recommendation import CUTDIFF
 from stssad_fast.report.case import Array
 from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
 from stssad_fast.report.plot import Plot, save_plots
@@ -90,13 +89,13 @@ def advice(ranked: Sequence[Ranked]) -> str:
             "or none of these augmentations resembles what is wrong with them."
         )
     text = (
-        f"{first.candidate.label} fits best: it sets the test pictures "
+        f"{first.candidate.title} fits best: it sets the test pictures "
         f"{number(first.separation)} standard deviations apart from normal ones it has not seen."
     )
-    near = [row.candidate.label for row in ranked[1:4] if min(first.separations) < row.separation]
+    near = [row.candidate.title for row in ranked[1:4] if min(first.separations) < row.separation]
     if near:
         text += f" Not clearly worse, as the seeds differ: {'; '.join(near)}."
-    tunable = {CUTDIFF: "cutdiff", "cutout": "cutdiff", "rotate": "rotation"}
+    tunable = {"cutdiff": "cutdiff", "cutout": "cutdiff", "rotate": "rotation"}
     if name := tunable.get(first.candidate.name):
         text += f" Its strength can be tuned: stssad-fast tune --augmentation {name}."
     return text
@@ -109,7 +108,7 @@ def ranking_table(ranked: Sequence[Ranked]) -> Grid:
     lines = [
         [
             str(place),
-            f"**{row.candidate.label}**" if place == 1 else row.candidate.label,
+            f"**{row.candidate.title}**" if place == 1 else row.candidate.title,
             row.candidate.family,
             _spread(row.separations),
             f"{row.alignment:.3f}",
@@ -131,7 +130,7 @@ def agreement_table(records: Sequence[Record]) -> Grid:
         [
             each.task,
             NONE if each.correlation is None else f"{each.correlation:.2f}",
-            each.first.label,
+            each.first.title,
             f"{each.chosen:.3f}",
             f"{each.best:.3f}",
             "yes" if each.close else "no",
@@ -196,7 +195,7 @@ def _plots(ranked: Sequence[Ranked], store: Store) -> list[Plot]:
         )
     ]
     shown = list(ranked[:EVIDENCE]) + list(ranked[EVIDENCE:][-1:])
-    arrays = {row.candidate.label: store.arrays(row.records[0].key) for row in shown}
+    arrays = {row.candidate.title: store.arrays(row.records[0].key) for row in shown}
     if all(arrays.values()):
         plots.append(
             Plot(
@@ -221,7 +220,7 @@ def separation_bars(ranked: Sequence[Ranked]) -> Figure:
         axes.barh(place, row.separation, 0.62, color=colour, alpha=0.55)
         axes.plot(row.separations, [place] * len(row.separations), "o", ms=4, mew=0, color=colour)
     axes.axvline(0, color=ROLES["muted"], lw=1)
-    axes.set_yticks(range(len(ranked)), [row.candidate.label for row in ranked])
+    axes.set_yticks(range(len(ranked)), [row.candidate.title for row in ranked])
     axes.set_ylim(len(ranked) - 0.4, -0.6)
     axes.tick_params(length=0)
     axes.grid(axis="y", visible=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.checkpoint import write_text
 from stssad_fast.experiments import study_tables as tables
 from stssad_fast.experiments.findings import findings, is_cutout_c
@@ -25,9 +26,10 @@ from stssad_fast.experiments.study_results import (
     results,
     task_means,
 )
-from stssad_fast.experiments.testbeds import SEMANTIC, Augmentation, generator_title
+from stssad_fast.experiments.testbeds import SEMANTIC, generator_title
 from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
 from stssad_fast.report.plot import Plot, save_plots
+from stssad_fast.report.recommending import agreement_table
 from stssad_fast.report.results import FIGURES, PAGE, TABLE, command, dates, machine, ran
 from stssad_fast.report.study_cases import case_plots, cases, sweep_plots
 from stssad_fast.report.study_figures import class_bias, relative_auc
@@ -74,7 +76,7 @@ def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
 
 
 def _grids(found: Sequence[Result], records: Sequence[Record]) -> list[tables.Grid]:
-    plain = [a for a in augmentations(found) if not is_cutout_c(Augmentation.parse(a))]
+    plain = [a for a in augmentations(found) if not is_cutout_c(Named.parse(a))]
     encoders = [r.config["encoder"] for r in records if "encoder" in r.config]
     distances = distance_table(records)
     return [
@@ -82,6 +84,7 @@ def _grids(found: Sequence[Result], records: Sequence[Record]) -> list[tables.Gr
         tables.auc_table(found, plain),
         tables.relative_table(found),
         *([tables.distance_grid(distances, encoders[0])] if encoders else []),
+        agreement_table([record for record in records if "candidate" in record.config]),
     ]
 
 
@@ -114,7 +117,7 @@ def _plots(found: Sequence[Result]) -> list[Plot]:
 
 def _chosen(rows: dict[str, Relative], swept: bool) -> dict[str, Relative]:
     """Rows of the sweep, or all the others."""
-    return {a: r for a, r in rows.items() if is_cutout_c(Augmentation.parse(a)) == swept}
+    return {a: r for a, r in rows.items() if is_cutout_c(Named.parse(a)) == swept}
 
 
 def _bias(found: Sequence[Result]) -> list[Plot]:
@@ -136,7 +139,7 @@ def _bias(found: Sequence[Result]) -> list[Plot]:
             panels[detector] = (vanilla, detector, [tests[t] for t in tasks], first, second)
     if not panels:
         return []
-    title = Augmentation.parse(augmentation).title
+    title = Named.parse(augmentation).title
     return [
         Plot(
             "bias",

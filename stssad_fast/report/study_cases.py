@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.manifold import TSNE
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.errors import InputError
 from stssad_fast.experiments.findings import is_cutout_c
 from stssad_fast.experiments.store import Store
 from stssad_fast.experiments.study_results import VANILLA, Result
-from stssad_fast.experiments.testbeds import SEMANTIC, Augmentation, generator_title
+from stssad_fast.experiments.testbeds import SEMANTIC, generator_title
 from stssad_fast.report.case import Array
 from stssad_fast.report.paper_figures import picture_rows
 from stssad_fast.report.plot import Plot
@@ -58,7 +59,7 @@ def cases(found: Sequence[Result]) -> list[Case]:
     for kind, tasks in groups.items():
         possible = []
         for (task, _), results in tasks.items():
-            plain = {a: r for a, r in results.items() if not Augmentation.parse(a).settings}
+            plain = {a: r for a, r in results.items() if not Named.parse(a).settings}
             rivals = [a for a in plain if a != VANILLA]
             aligned = (
                 kind if kind != SEMANTIC else max(rivals, key=lambda a: plain[a].auc, default="")
@@ -93,7 +94,7 @@ def sweep_plots(found: Sequence[Result], store: Store) -> list[Plot]:
     """Fig. 9: embeddings of DAE as CutOut-c erases more; none without them."""
     tasks: dict[tuple[str, int], list[Result]] = {}
     for result in found:
-        swept = is_cutout_c(Augmentation.parse(result.augmentation))
+        swept = is_cutout_c(Named.parse(result.augmentation))
         if result.detector == "DAE" and swept and result.generator == "cutout":
             tasks.setdefault((result.task, result.seed), []).append(result)
     if not tasks:
@@ -133,7 +134,7 @@ def _rebuilt(case: Case, store: Store) -> Plot:
         rows.append((f"{name}, AUC {result.auc:.3f}", kept["rebuilt"] / 255))
         below = [number(float(score), 2) for score in kept["scores"][kept["rows"]]]
         kinds = ["anomaly" if label else "normal" for label in kept["labels"][kept["rows"]]]
-    title = Augmentation.parse(case.aligned).title
+    title = Named.parse(case.aligned).title
     return Plot(
         f"rebuilt-{case.name}",
         f"What DAE makes of pictures (Fig. 6): {case.title}",
@@ -145,7 +146,7 @@ def _rebuilt(case: Case, store: Store) -> Plot:
 
 def _errors(case: Case, store: Store) -> Plot:
     """Four panels at most: AE, the aligned augmentation, and others by how much they change."""
-    plain = {a: r for a, r in case.results.items() if not Augmentation.parse(a).settings}
+    plain = {a: r for a, r in case.results.items() if not Named.parse(a).settings}
     others = sorted((a for a in plain if a not in (VANILLA, case.aligned)), key=_change(plain))
     spread = [others[i] for i in sorted({0, len(others) - 1})] if others else []
     shown = [VANILLA, *sorted([case.aligned, *spread], key=_change(plain))]
@@ -209,4 +210,4 @@ def _change(results: Mapping[str, Result]) -> Callable[[str], float]:
 def _headed(result: Result) -> str:
     if result.augmentation == VANILLA:
         return f"AE, AUC {result.auc:.3f}"
-    return f"{Augmentation.parse(result.augmentation).title}, AUC {result.auc:.3f}"
+    return f"{Named.parse(result.augmentation).title}, AUC {result.auc:.3f}"

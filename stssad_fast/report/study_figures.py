@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments.relative import Relative
 from stssad_fast.experiments.tables import p_text
-from stssad_fast.experiments.testbeds import Augmentation
 from stssad_fast.report.case import Array
 from stssad_fast.report.svg import ROLES, STYLE
 
@@ -48,7 +48,7 @@ def relative_auc(
     A dot is the pseudo-median, its line the 95 % interval, small dots are single tasks.
 
     Args:
-        panels: by detector, the rows by augmentation (as :class:`testbeds.Augmentation` is
+        panels: by detector, the rows by augmentation (as :class:`catalogue.Named` is
             written).
         vanilla: what each detector is compared with.
         ordered: rows by pseudo-median; False: as given.
@@ -63,12 +63,12 @@ def relative_auc(
             names.sort(key=lambda name: rows[name].median or 0.0, reverse=True)
         axes.axvline(0, color=ROLES["muted"], lw=1)
         for height, name in enumerate(names):
-            family = Augmentation.parse(name).family
+            family = Named.parse(name).family
             families[family] = None
             _relative_row(axes, height, rows[name], ROLES[FAMILY_ROLES[family]])
-        axes.set_yticks(range(len(names)), [Augmentation.parse(name).title for name in names])
+        axes.set_yticks(range(len(names)), [Named.parse(name).title for name in names])
         for label, name in zip(axes.get_yticklabels(), names, strict=True):
-            label.set_color(ROLES[FAMILY_ROLES[Augmentation.parse(name).family]])
+            label.set_color(ROLES[FAMILY_ROLES[Named.parse(name).family]])
         axes.set_ylim(count - 0.4, -0.6)
         axes.tick_params(length=0)
         axes.grid(axis="y", visible=False)

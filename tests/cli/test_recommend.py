@@ -20,7 +20,7 @@ def test_ranks_and_goes_on(cli, tmp_path, asked):
         *asked, "--out", out, "--candidates", "noise, cutdiff:size=0.01", "--seeds", 1
     )
     assert "2 done, 0 failed" in result.stderr
-    assert "CutDiff, size 0.01" in result.stdout
+    assert "CutDiff-0.01" in result.stdout
     with (out / "ranking.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["candidate"] for row in rows} == {"noise", "cutdiff:size=0.01"}
@@ -52,6 +52,7 @@ def test_no_labels_are_needed(cli, tmp_path, asked):
     ("more", "match"),
     [
         (["--candidates", "sparkle"], "sparkle"),
+        (["--candidates", "noise,identity"], "identity changes no picture"),
         (["--candidates", "noise,noise"], "twice"),
         (["--candidates", " , "], "names none"),
         (["--channels", 2], "expected 1 or 3"),

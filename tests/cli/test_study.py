@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from stssad_fast.experiments import study, testbeds
+from stssad_fast.experiments import recommending, study, testbeds
 from stssad_fast.report import study_cases
 
 TINY = {
@@ -22,6 +22,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(study.PRESETS, "small", TINY)
     monkeypatch.setattr(testbeds, "SWEEP", (0.2,))
     monkeypatch.setattr(study_cases, "STEPS", 250)
+    monkeypatch.setattr(recommending, "SETTINGS", {"depth": 10, "width": 2, "steps": 2})
 
 
 @pytest.fixture
@@ -125,3 +126,15 @@ def test_the_folder_of_an_experiment_is_refused(cli, tmp_path):
     out.mkdir()
     (out / "jobs.jsonl").write_text(json.dumps(record) + "\n")
     cli.refused(*options(out, "--parts", "controlled"), match="holds an experiment")
+
+
+def test_the_ranking_without_labels_is_judged_by_them(cli, tmp_path, labelled):
+    arguments = options(tmp_path / "run", "--data", labelled, "--parts", "wild,recommend")
+    result = cli.accepted(*arguments, "--detectors", "DAE")
+    assert "5 done, 0 failed" in result.stderr  # DAE with three augmentations, two candidates
+    table = result.stdout[result.stdout.index("## Recommended without labels, judged by them") :]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][2:]
+    assert [row[0] for row in rows] == ["| 2/0", "| 2/1", "| **mean**"]
+    assert {row[2] for row in rows[:2]} <= {"Flip", "CutOut"}
+    assert rows[2][-1] in [f"{n} of 2 |" for n in range(3)]
+    assert "judged by them" in (tmp_path / "run/index.html").read_text()

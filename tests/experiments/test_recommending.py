@@ -2,11 +2,11 @@
 
 import pytest
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments import recommending
 from stssad_fast.experiments.plans import semantic
 from stssad_fast.experiments.recommending import agreements, ranking
 from stssad_fast.experiments.store import Record
-from stssad_fast.recommendation import parsed
 
 SMALL = {"width": 2, "batch_size": 8, "steps": 2}
 
@@ -21,7 +21,9 @@ def record(candidate, separation, auc, seed=0, task="6/9", train_loss=0.5):
 
 def test_one_job_for_each_training_set_and_candidate():
     parts = semantic("digits", [2, 6], 16, 40, 20)
-    jobs = recommending.plan(parts, [parsed("noise"), parsed("cutout:size=0.3")], range(2), SMALL)
+    jobs = recommending.plan(
+        parts, [Named.parse("noise"), Named.parse("cutout:size=0.3")], range(2), SMALL
+    )
     assert len(jobs) == 8
     assert len({job.key for job in jobs}) == 8
     assert jobs[0].config["candidate"] == "noise"

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.errors import InputError
 from stssad_fast.experiments import study, testbeds
 from stssad_fast.experiments.study import DETECTORS, PRESETS, Comparison
-from stssad_fast.experiments.testbeds import IDENTITY, Augmentation
+from stssad_fast.experiments.testbeds import IDENTITY
 
 MADE = testbeds.controlled("digits", [2], 16, 20, 10, ["flip", "invert"])
 WILD = testbeds.wild("digits", [2, 6], 16, 20, 10)
-FLIP, GEOM = Augmentation("flip"), Augmentation("geom")
+FLIP, GEOM = Named("flip"), Named("geom")
 TINY = {
     "DAE": {"width": 1, "hidden": 4, "epochs": 1, "batch_size": 64},
     "DeepSAD": {"width": 1, "hidden": 4, "epochs": 1, "batch_size": 64},
@@ -37,7 +38,7 @@ def test_every_detector_has_a_job_for_each_augmentation_and_training_set():
 
 
 def test_what_comparisons_share_is_done_once():
-    squares = [IDENTITY, Augmentation("cutout", {"size": 0.2})]
+    squares = [IDENTITY, Named("cutout", {"size": 0.2})]
     parts = [Comparison(MADE, ["DAE"], [IDENTITY, FLIP]), Comparison(MADE, ["DAE"], squares)]
     texts = [job.config["augmentation"] for job in study.plan(parts, [0], TINY)]
     assert texts == ["identity", "flip", "cutout:size=0.2"]

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from stssad_fast.augment import catalogue
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.errors import InputError
 from stssad_fast.experiments import problems, testbeds
-from stssad_fast.experiments.testbeds import Augmentation
 
 OPTIONS = {"normal": 1, "image_size": 16, "train_limit": 7, "test_limit": 5}
 
@@ -66,14 +66,14 @@ def test_a_part_for_every_class():
 
 
 def test_an_augmentation_is_read_as_it_is_written():
-    assert Augmentation.parse("flip") == Augmentation("flip")
-    found = Augmentation.parse("cutout:size=0.20")
+    assert Named.parse("flip") == Named("flip")
+    found = Named.parse("cutout:size=0.20")
     assert (str(found), found.title, found.family) == ("cutout:size=0.2", "CutOut-0.2", "local")
-    assert Augmentation.parse(str(found)) == found
+    assert Named.parse(str(found)) == found
     assert isinstance(found.made(), catalogue.PictureAugmentation)
 
 
 @pytest.mark.parametrize("text", ["sepia", "cutout:size", "cutout:size=two", "cutout:colour=1"])
 def test_an_augmentation_that_is_none_is_refused(text):
     with pytest.raises(InputError):
-        Augmentation.parse(text)
+        Named.parse(text)

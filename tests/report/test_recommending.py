@@ -1,12 +1,12 @@
 """What the page says of a ranking."""
 
+from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments.recommending import Ranked
-from stssad_fast.recommendation import parsed
 from stssad_fast.report.recommending import advice, ranking_table
 
 
 def row(text, *separations, auc=None):
-    return Ranked(parsed(text), separations, 1.0, 2.0, 0.5, auc, ())
+    return Ranked(Named.parse(text), separations, 1.0, 2.0, 0.5, auc, ())
 
 
 def test_advice_names_the_best_and_what_is_as_good():

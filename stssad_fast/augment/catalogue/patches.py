@@ -14,6 +14,8 @@ from stssad_fast.augment.catalogue.base import (
 )
 from stssad_fast.augment.catalogue.colour import jittered
 from stssad_fast.augment.local import corners, counted, inside, moved, picked
+from stssad_fast.augment.modules import MAX_ASPECT
+from stssad_fast.ops import cutdiff, patch_shape
 
 JITTER = (0.1, 0.1, 0.1, 0.1)  # of a pasted patch: brightness, contrast, saturation, hue
 
@@ -126,3 +128,26 @@ class Scar(PictureAugmentation):
         begin = source.long()[:, :, None, None]
         pasted = picked(coloured, begin[:, 0] + row.long(), begin[:, 1] + column.long())
         return torch.where(within_it[:, None], pasted, image)
+
+
+class SoftPatch(PictureAugmentation):
+    """Subtracts a soft elliptical patch of one shape at a random place (CutDiff of ST-SSAD).
+
+    Args:
+        size, aspect, angle: as in :class:`stssad_fast.CutDiff`.
+
+    Raises:
+        InputError: one of them is out of its range.
+    """
+
+    def __init__(self, size: float = 0.01, aspect: float = 1.0, angle: float = 0.0) -> None:
+        super().__init__()
+        self.size = within("size", size, 0, 1, above=True)
+        self.aspect = within("aspect", aspect, 0, MAX_ASPECT, above=True)
+        self.angle = within("angle", angle, -360, 360)
+
+    def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        return cutdiff(image, patch_shape(self.size, self.aspect, self.angle), generator=generator)
+
+    def describe(self) -> dict[str, float]:
+        return {"size": self.size, "aspect": self.aspect, "angle": self.angle}
