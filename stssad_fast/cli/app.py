@@ -74,7 +74,7 @@ app.command(
 ```
 stssad-fast study --normal 2,6 --augmentations flip,cutout,invert --out runs/study
 stssad-fast study --data cifar10 --preset paper --image-size 32 --train-limit 5000 \\
-    --parts controlled,wild,sweep,mmd --test-limit 1000 --ray auto --out runs/cifar10
+    --parts testbeds,sweep,mmd --test-limit 1000 --ray auto --out runs/cifar10
 ```
 """
 )(studies.study)

@@ -19,7 +19,7 @@ from stssad_fast.cli.experiment import (
     run_plan,
 )
 from stssad_fast.errors import InputError
-from stssad_fast.experiments import recommending, testbeds
+from stssad_fast.experiments import recommending
 from stssad_fast.experiments import study as studies
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import BACKBONES
@@ -27,7 +27,7 @@ from stssad_fast.experiments.plans import Part
 from stssad_fast.experiments.problems import DIGITS, labelled
 from stssad_fast.experiments.store import Store
 from stssad_fast.experiments.study import Comparison
-from stssad_fast.experiments.testbeds import IDENTITY
+from stssad_fast.experiments.testbeds import GENERATORS, IDENTITY, SWEEP, testbeds
 from stssad_fast.recommendation import CANDIDATES
 from stssad_fast.report.results import TABLE
 from stssad_fast.report.study import write_study
@@ -35,7 +35,7 @@ from stssad_fast.report.study import write_study
 FAILED = 1
 """Exit code when a job has failed; what is done is in the tables."""
 
-PARTS = ("controlled", "wild", "sweep", "mmd", "recommend")
+PARTS = ("testbeds", "sweep", "mmd", "recommend")
 
 
 def study(
@@ -51,13 +51,13 @@ def study(
     parts: Annotated[
         str,
         typer.Option(
-            help="What to do, separated by commas. controlled: anomalies that a known "
-            "augmentation makes (Table 1, Fig. 2); wild: every other class is anomalous "
-            "(Fig. 3, 5); sweep: CutOut of nine sizes against anomalies by CutOut (Fig. 4a); "
+            help="What to do, separated by commas. testbeds: every augmentation, against anomalies "
+            "that --generators make and against every other class (Table 1, Fig. 2 to 8); sweep: "
+            "CutOut of nine sizes against anomalies by CutOut (Fig. 4a); "
             "mmd: distances of pictures, without training (Table 2); recommend: whether what the "
             "command recommend ranks first, without labels, is best."
         ),
-    ] = "controlled,wild",
+    ] = "testbeds",
     normal: Annotated[
         str | None,
         typer.Option(help="Classes that are normal, each by itself.", show_default="all"),
@@ -74,8 +74,8 @@ def study(
         ),
     ] = None,
     generators: Annotated[
-        str, typer.Option(help="What makes the anomalies of controlled and sweep.")
-    ] = ",".join(testbeds.GENERATORS),
+        str, typer.Option(help="What makes the anomalies of the controlled testbed.")
+    ] = ",".join(GENERATORS),
     seeds: Seeds = 1,
     preset: Annotated[
         Literal["small", "paper"],
@@ -105,23 +105,20 @@ def study(
     classes = _classes(data, normal)
     every = [Named.parse(text) for text in _list(augmentations) or catalogue.NAMES]
     every = [IDENTITY, *(augmentation for augmentation in every if augmentation != IDENTITY)]
-    limits = (image_size, train_limit, test_limit)
-    made = testbeds.controlled(data, classes, *limits, _list(generators))
-    wild = testbeds.wild(data, classes, *limits)
-    places = [*(made if "controlled" in chosen else []), *(wild if "wild" in chosen else [])]
-    comparisons = [Comparison(places, _list(detectors), every)]
+    places = testbeds(data, classes, image_size, train_limit, test_limit, _list(generators))
+    comparisons = [Comparison(places, _list(detectors), every)] if "testbeds" in chosen else []
     if "sweep" in chosen:
         if "cutout" not in _list(generators):
             raise InputError("the sweep is of anomalies by CutOut; add cutout to --generators")
-        comparisons.append(_sweep(made, _list(detectors)))
+        comparisons.append(_sweep(places, _list(detectors)))
     planned: list[Job] = []
-    if any(comparison.parts for comparison in comparisons):
+    if comparisons:
         planned += studies.plan(comparisons, range(seeds), studies.PRESETS[preset])
     if "mmd" in chosen:
-        planned += studies.plan_distances(places or wild, every, encoder)
+        planned += studies.plan_distances(places, every, encoder)
     if "recommend" in chosen:
         candidates = CANDIDATES if augmentations is None else every[1:]
-        planned += recommending.plan(places or [*made, *wild], candidates, range(seeds), {})
+        planned += recommending.plan(places, candidates, range(seeds), {})
     for record in Store(out).done.values():
         if not {"detector", "encoder", "candidate"} & set(record.config):
             raise InputError(f"{out} holds an experiment ({record.label}); choose another --out")
@@ -150,7 +147,7 @@ def _sweep(made: Sequence[Part], detectors: Sequence[str]) -> Comparison:
         raise InputError(
             "the sweep compares with AE or DeepSVDD; add DAE or DeepSAD to --detectors"
         )
-    squares = [Named("cutout", {"size": size}) for size in testbeds.SWEEP]
+    squares = [Named("cutout", {"size": size}) for size in SWEEP]
     return Comparison(made, able[:1], [IDENTITY, *squares])
 
 

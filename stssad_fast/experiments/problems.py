@@ -164,7 +164,7 @@ def _semantic(
     return Problem(next(iter(splits.values())).train_images, tests)
 
 
-def _controlled(
+def _testbeds(
     source: str,
     normal: int,
     generators: list[str],
@@ -172,18 +172,14 @@ def _controlled(
     train_limit: int,
     test_limit: int,
 ) -> Problem:
-    """One class; anomalies are held-out pictures of it that an augmentation has changed.
+    """One class is normal; anomalies are other classes, or what an augmentation makes of it.
 
     Every second held-out picture is changed, so that a task's normal and anomalous pictures are
     different ones. The changes are the same in every run, whatever other generators there are.
     """
-    if source == DIGITS:
-        split = load_digits(normal, (normal + 1) % 10, image_size=image_size)
-    else:
-        train, test = (_first(part, n) for part, n in _limited(source, train_limit, test_limit))
-        others = [label for label in np.unique(test.labels).tolist() if label != normal]
-        split = one_vs(train, test, normal, others[:1], image_size=image_size)
-    held_out = split.test_images[torch.from_numpy(split.test_labels == 0)]
+    wild = _semantic(source, normal, image_size, train_limit, test_limit)
+    first = next(iter(wild.tests.values()))
+    held_out = first.images[torch.from_numpy(first.labels == 0)]
     good, chosen = held_out[0::2], held_out[1::2]
     if len(chosen) < 1:
         raise InputError(
@@ -194,7 +190,7 @@ def _controlled(
     tests = {}
     for name in generators:
         tests[name] = Task(torch.cat([good, _changed(chosen, catalogue.make(name))]), labels)
-    return Problem(split.train_images, tests)
+    return Problem(wild.train, {**tests, **wild.tests})
 
 
 def _changed(images: Tensor, augmentation: catalogue.PictureAugmentation) -> Tensor:
@@ -279,7 +275,7 @@ def made_name(size: float, aspect: float) -> str:
 READERS: dict[str, Callable[..., Problem]] = {
     "defects": _defects,
     "semantic": _semantic,
-    "controlled": _controlled,
+    "testbeds": _testbeds,
     "made": _made,
     "folders": _folders,
 }

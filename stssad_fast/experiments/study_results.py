@@ -70,7 +70,7 @@ def results(records: Iterable[Record]) -> list[Result]:
 
 def generator(record: Record, test: str) -> str:
     """What made the anomalies of a job's test set."""
-    return test if record.config["data"]["reader"] == "controlled" else SEMANTIC
+    return test if test in record.config["data"]["options"]["generators"] else SEMANTIC
 
 
 def generators(found: Iterable[Result]) -> list[str]:

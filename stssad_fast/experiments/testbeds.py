@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from stssad_fast.augment import catalogue
 from stssad_fast.augment.catalogue import Named
 from stssad_fast.errors import InputError
-from stssad_fast.experiments.plans import Part, semantic
+from stssad_fast.experiments.plans import Part
 
 GENERATORS = ("cutout", "flip", "invert")
 """What makes the anomalies of the controlled testbed (the study, 3)."""
@@ -18,11 +19,8 @@ SEMANTIC = "semantic"
 SWEEP = tuple(round(0.1 * step, 1) for step in range(1, 10))
 """Widths of the erased square as shares of the picture's: CutOut-c (Fig. 4a)."""
 
-wild = semantic
-"""Part of every normal class against every other class (:func:`plans.semantic`)."""
 
-
-def controlled(
+def testbeds(
     data: str,
     normal: Sequence[int],
     image_size: int,
@@ -30,14 +28,18 @@ def controlled(
     test_limit: int,
     generators: Sequence[str] = GENERATORS,
 ) -> list[Part]:
-    """Part of every normal class, whose held-out pictures ``generators`` make anomalous.
+    """Part of every normal class, with the test sets of both testbeds.
+
+    In the wild, the anomalies are pictures of another class, each in turn; in the controlled
+    testbed, ``generators`` have made them from held-out pictures of the normal class.
 
     Args:
         data: a labelled set, as for :func:`plans.semantic`.
         normal: class numbers.
         image_size: side in pixels.
-        train_limit, test_limit: pictures of a class, at most; half of the test ones are changed.
-        generators: names in the catalogue.
+        train_limit, test_limit: pictures of a class, at most; half of the held-out ones of the
+            normal class are changed in the controlled testbed.
+        generators: names in the catalogue; none: in the wild only.
 
     Raises:
         InputError: a generator is unknown, named twice, or leaves pictures as they are.
@@ -48,21 +50,20 @@ def controlled(
             f"generator {wrong[0]} is unknown or named twice; choose from {', '.join(possible)}, "
             "each once"
         )
-    limits = {"train_limit": train_limit, "test_limit": test_limit}
+    options = {
+        "generators": list(generators),
+        "image_size": image_size,
+        "train_limit": train_limit,
+        "test_limit": test_limit,
+    }
     return [
-        Part(
-            "controlled",
-            data,
-            {
-                "normal": label,
-                "generators": list(generators),
-                "image_size": image_size,
-                **limits,
-            },
-            f"{label} {{}}".format,
-        )
+        Part("testbeds", data, {"normal": label, **options}, partial(_task, label, generators))
         for label in normal
     ]
+
+
+def _task(normal: int, generators: Sequence[str], test: str) -> str:
+    return f"{normal} {test}" if test in generators else f"{normal}/{test}"
 
 
 IDENTITY = Named("identity")

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from stssad_fast.experiments import recommending, study, testbeds
+from stssad_fast.experiments import recommending, study
 from stssad_fast.report import study_cases
 
 TINY = {
@@ -20,7 +20,7 @@ TINY = {
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(study.PRESETS, "small", TINY)
-    monkeypatch.setattr(testbeds, "SWEEP", (0.2,))
+    monkeypatch.setattr("stssad_fast.cli.study.SWEEP", (0.2,))
     monkeypatch.setattr(study_cases, "STEPS", 250)
     monkeypatch.setattr(recommending, "SETTINGS", {"depth": 10, "width": 2, "steps": 2})
 
@@ -53,14 +53,14 @@ def options(out, *more):
 
 def test_a_run_on_digits_is_widened_and_not_done_again(cli, tmp_path):
     out = tmp_path / "run"
-    result = cli.accepted(*options(out, "--parts", "controlled", "--detectors", "DAE"))
+    result = cli.accepted(*options(out, "--parts", "testbeds", "--detectors", "DAE"))
     assert "| Flip | " in result.stdout
     assert "3 done, 0 failed" in result.stderr
-    arguments = options(out, "--parts", "controlled,sweep", "--detectors", "DAE")
+    arguments = options(out, "--parts", "testbeds,sweep", "--detectors", "DAE")
     assert "3 of 4 jobs were done before" in cli.accepted(*arguments).stderr
     lines = (out / "jobs.jsonl").read_text()
     found = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
-    assert [each["augmentation"] for each in found].count("cutout:size=0.2") == 1
+    assert [each["augmentation"] for each in found].count("cutout:size=0.2") == 10  # one made, nine classes
     for name in ("relative-cutout", "sweep-cutout", "rebuilt-cutout", "errors-cutout"):
         assert (out / f"figures/{name}.png").exists(), name
     for name in ("embeddings-cutout", "embeddings-sweep"):
@@ -77,7 +77,7 @@ def test_a_run_on_digits_is_widened_and_not_done_again(cli, tmp_path):
 
 def test_classes_in_the_wild_of_a_file(cli, tmp_path, labelled):
     out = tmp_path / "run"
-    arguments = ["study", "--data", labelled, "--parts", "wild", "--detectors", "DAE,DeepSAD"]
+    arguments = ["study", "--data", labelled, "--generators", "", "--detectors", "DAE,DeepSAD"]
     arguments += ["--augmentations", "rotate", "--jobs", 1, "--out", out]
     result = cli.accepted(*arguments)
     assert "12 done" in result.stderr  # three classes, two detectors, with Rotate and without
@@ -92,7 +92,7 @@ def test_classes_in_the_wild_of_a_file(cli, tmp_path, labelled):
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        (["--parts", "tame"], "'tame'; choose from controlled, wild, sweep, mmd"),
+        (["--parts", "tame"], "'tame'; choose from testbeds, sweep, mmd"),
         (["--parts", ","], "--parts has"),
         (["--normal", "two"], "expected class numbers like 2,6"),
         (["--augmentations", "sepia"], "sepia"),
@@ -125,16 +125,16 @@ def test_the_folder_of_an_experiment_is_refused(cli, tmp_path):
     }
     out.mkdir()
     (out / "jobs.jsonl").write_text(json.dumps(record) + "\n")
-    cli.refused(*options(out, "--parts", "controlled"), match="holds an experiment")
+    cli.refused(*options(out), match="holds an experiment")
 
 
 def test_the_ranking_without_labels_is_judged_by_them(cli, tmp_path, labelled):
-    arguments = options(tmp_path / "run", "--data", labelled, "--parts", "wild,recommend")
+    arguments = options(tmp_path / "run", "--data", labelled, "--parts", "testbeds,recommend")
     result = cli.accepted(*arguments, "--detectors", "DAE")
     assert "5 done, 0 failed" in result.stderr  # DAE with three augmentations, two candidates
     table = result.stdout[result.stdout.index("## Recommended without labels, judged by them") :]
     rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][2:]
-    assert [row[0] for row in rows] == ["| 2/0", "| 2/1", "| **mean**"]
-    assert {row[2] for row in rows[:2]} <= {"Flip", "CutOut"}
-    assert rows[2][-1] in [f"{n} of 2 |" for n in range(3)]
+    assert [row[0] for row in rows] == ["| 2 cutout", "| 2/0", "| 2/1", "| **mean**"]
+    assert {row[2] for row in rows[:3]} <= {"Flip", "CutOut"}
+    assert rows[3][-1] in [f"{n} of 3 |" for n in range(4)]
     assert "judged by them" in (tmp_path / "run/index.html").read_text()

@@ -18,8 +18,8 @@ def record(detector, augmentation, aucs, normal=0, seed=0, **more):
         key=f"{detector} {augmentation} {normal} {seed} {made}",
         config={
             "data": {
-                "reader": "controlled" if made else "semantic",
-                "options": {"normal": normal},
+                "reader": "testbeds",
+                "options": {"normal": normal, "generators": list(GENERATORS)},
                 "digest": "",
             },
             "tasks": {test: f"{normal}{' ' if made else '/'}{test}" for test in aucs},

@@ -24,8 +24,9 @@ def labelled(tmp_path):
 
 
 def test_every_second_held_out_picture_is_changed(labelled):
-    found = problems.read("controlled", str(labelled), {**OPTIONS, "generators": ["flip"]})
-    (task,) = found.tests.values()
+    found = problems.read("testbeds", str(labelled), {**OPTIONS, "generators": ["flip"]})
+    assert list(found.tests) == ["flip", "0"]
+    task = found.tests["flip"]
     assert task.labels.tolist() == [0, 0, 0, 1, 1]
     pictures = torch.from_numpy(np.load(labelled)["test_images"])[1::2, None][:5] / 255
     torch.testing.assert_close(task.images[:3], pictures[0::2])
@@ -35,17 +36,17 @@ def test_every_second_held_out_picture_is_changed(labelled):
 @pytest.mark.parametrize("name", ["invert", "rotate", "geom"])
 def test_no_anomaly_is_left_as_it_was(name, labelled):
     options = {**OPTIONS, "test_limit": 10, "generators": [name, "flip"]}
-    found = problems.read("controlled", str(labelled), options)
+    found = problems.read("testbeds", str(labelled), options)
     pictures = torch.from_numpy(np.load(labelled)["test_images"])[1::2, None] / 255
     changed = found.tests[name].images[5:]
     assert ((changed - pictures[1::2]).abs().amax((1, 2, 3)) > 0.1).all()
-    alone = problems.read("controlled", str(labelled), {**options, "generators": [name]})
+    alone = problems.read("testbeds", str(labelled), {**options, "generators": [name]})
     torch.testing.assert_close(alone.tests[name].images, found.tests[name].images, atol=0, rtol=0)
 
 
 def test_digits_are_divided_too():
-    found = problems.read("controlled", "digits", {**OPTIONS, "generators": ["cutout", "flip"]})
-    assert list(found.tests) == ["cutout", "flip"]
+    found = problems.read("testbeds", "digits", {**OPTIONS, "generators": ["cutout", "flip"]})
+    assert list(found.tests) == ["cutout", "flip", *"023456789"]
     assert 100 < len(found.train) < 120
     assert np.bincount(found.tests["flip"].labels).tolist() == [37, 36]
 
@@ -53,16 +54,16 @@ def test_digits_are_divided_too():
 def test_too_few_held_out_pictures_are_refused(labelled):
     options = {**OPTIONS, "test_limit": 1, "generators": ["flip"]}
     with pytest.raises(InputError, match="has 1 test pictures; expected 2 or more"):
-        problems.read("controlled", str(labelled), options)
+        problems.read("testbeds", str(labelled), options)
 
 
 def test_a_part_for_every_class():
-    parts = testbeds.controlled("digits", [3, 5], 16, 20, 10, ["flip"])
+    parts = testbeds.testbeds("digits", [3, 5], 16, 20, 10, ["flip"])
     assert [part.options["normal"] for part in parts] == [3, 5]
-    assert parts[1].names("flip") == "5 flip"
+    assert [parts[1].names(test) for test in ("flip", "3")] == ["5 flip", "5/3"]
     for wrong in (["identity"], ["flip", "flip"], ["sepia"]):
         with pytest.raises(InputError, match="unknown or named twice; choose from"):
-            testbeds.controlled("digits", [3], 16, 20, 10, wrong)
+            testbeds.testbeds("digits", [3], 16, 20, 10, wrong)
 
 
 def test_an_augmentation_is_read_as_it_is_written():

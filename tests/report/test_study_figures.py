@@ -76,9 +76,9 @@ def test_a_plane_by_kind_and_by_score(by_score: bool, axes: int) -> None:
 
 
 def record(augmentation: str, aucs: dict[str, float], normal: int = 0) -> Record:
-    made = not set(aucs) <= set("0123456789")
+    options = {"normal": normal, "generators": [test for test in aucs if not test.isdigit()]}
     config: dict[str, Any] = {
-        "data": {"reader": "controlled" if made else "semantic", "options": {"normal": normal}},
+        "data": {"reader": "testbeds", "options": options},
         "tasks": {test: f"{normal}/{test}" for test in aucs},
         "detector": "DAE",
         "augmentation": augmentation,
