@@ -4,6 +4,7 @@ from stssad_fast.augment import CutDiff, Rotation
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
 from stssad_fast.ops import cutdiff, mean_distance_loss, patch_parameters, patch_shape, rotate
+from stssad_fast.recommendation import recommend
 
 __all__ = [
     "STSSAD",
@@ -14,5 +15,6 @@ __all__ = [
     "mean_distance_loss",
     "patch_parameters",
     "patch_shape",
+    "recommend",
     "rotate",
 ]

@@ -74,8 +74,8 @@ def recommend(
             raise InputError("--candidates names none; name one, or leave it out to compare all")
         if len({str(each) for each in chosen}) < len(chosen):
             raise InputError("--candidates names one twice; name each once")
-        for each in chosen:
-            Changing(each)
+    for each in chosen:
+        Changing(each)
     part = recommending.folders(train, test, image_size, channels, on_error)
     planned = recommending.plan([part], chosen, range(seeds), {"steps": steps, "width": width})
     for record in Store(out).done.values():

@@ -60,7 +60,8 @@ def test_a_run_on_digits_is_widened_and_not_done_again(cli, tmp_path):
     assert "3 of 4 jobs were done before" in cli.accepted(*arguments).stderr
     lines = (out / "jobs.jsonl").read_text()
     found = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
-    assert [each["augmentation"] for each in found].count("cutout:size=0.2") == 10  # one made, nine classes
+    # on what CutOut has made, and on nine other classes
+    assert [each["augmentation"] for each in found].count("cutout:size=0.2") == 10
     for name in ("relative-cutout", "sweep-cutout", "rebuilt-cutout", "errors-cutout"):
         assert (out / f"figures/{name}.png").exists(), name
     for name in ("embeddings-cutout", "embeddings-sweep"):
