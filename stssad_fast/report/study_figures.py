@@ -142,16 +142,16 @@ def error_histograms(panels: Mapping[str, Mapping[str, Array]]) -> Figure:
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.7 * columns, 2.0 * rows + 0.8), layout="constrained")
     every = np.concatenate([scores for kinds in panels.values() for scores in kinds.values()])
-    # A long tail is gathered in the last bar, so that it does not flatten the rest.
-    low, high = float(every.min()), float(np.quantile(every, 0.98))
-    edges = np.linspace(low, high if high > low else low + 1, 41)
+    high = float(every.max()) or 1.0  # logarithmic: Invert's errors are a hundred times Identity's
+    low = max(float(every.min()), 1e-6 * high)
+    edges = np.geomspace(low, high if high > low else 2 * low, 41)
     for place, (title, kinds) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(rows, columns, place)
         for kind, scores in kinds.items():
             role, _, _ = KIND_ROLES[kind]
             weights = np.full(len(scores), 1 / len(scores))
             axes.hist(
-                np.minimum(scores, edges[-1]),
+                np.clip(scores, edges[0], edges[-1]),
                 edges.tolist(),
                 weights=weights,
                 histtype="stepfilled",
@@ -162,7 +162,7 @@ def error_histograms(panels: Mapping[str, Mapping[str, Array]]) -> Figure:
         axes.set_yticklabels([])
         axes.tick_params(length=0)
         axes.grid(visible=False)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xscale("log")
     figure.supxlabel("reconstruction error", fontsize=9, color=ROLES["muted"])
     kinds_shown = [kind for kind in KIND_ROLES if any(kind in each for each in panels.values())]
     handles = [
