@@ -53,6 +53,7 @@ METHODS: dict[str, Method] = {
         for draw, strategy in _RANDOM.items()
     },
     OURS: Method("tuned"),
+    "ST-SSAD-C": Method("tuned", {"validation_distance": "centroid"}),
     "MMD1": Method("tuned", {"validation_distance": "mmd"}),
     "MMD2": Method("tuned", {"validation_distance": "mmd_raw"}),
     "FO": Method("tuned", {"strategy": "first_order"}),

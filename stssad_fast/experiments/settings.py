@@ -31,6 +31,7 @@ _TUNING: dict[str, Any] = {
     "validation_norm": "joint",
     "smoothing": 0.9,
 }
+_IF_GIVEN = ("starts", "validation_distance")  # in a job's key if they are not the default
 _BASELINE: dict[str, Any] = {"width": 8, "epochs": 60, "batch_size": 32}
 
 # Appendix C.2. Warm-up there is in epochs, which the plan turns into steps. The paper prints no
@@ -69,7 +70,7 @@ def parameters(
     Raises:
         InputError: a parameter is not one that experiments set, or out of range.
     """
-    known = {*_DETECTOR, *_TUNING, "warm_up_epochs", "starts"}
+    known = {*_DETECTOR, *_TUNING, *_IF_GIVEN, "warm_up_epochs"}
     if unknown := sorted(set(given) - known):
         raise InputError(
             f"experiments do not set {unknown[0]}; expected one of {', '.join(sorted(known))}"
@@ -78,7 +79,7 @@ def parameters(
     if "warm_up" in given:
         merged.pop("warm_up_epochs", None)
     detector = {k: v for k, v in merged.items() if k in _DETECTOR or k == "warm_up_epochs"}
-    tuning = {k: v for k, v in merged.items() if k in _TUNING or k == "starts"}
+    tuning = {k: v for k, v in merged.items() if k in _TUNING or k in _IF_GIVEN}
     if backbone is not None:
         for name in ("depth", "width"):
             del detector[name]

@@ -42,7 +42,7 @@ class TunerConfig:
     hyper_schedule: Literal["cosine", "constant"] = "constant"
     validation: Literal["batch", "all"] = "batch"
     validation_norm: Literal["joint", "running"] = "joint"
-    validation_distance: Literal["mean_distance", "mmd", "mmd_raw"] = "mean_distance"
+    validation_distance: Literal["mean_distance", "centroid", "mmd", "mmd_raw"] = "mean_distance"
     smoothing: float = 0.9
     patience: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -419,10 +419,15 @@ class Tuner:
         """``L_val`` of so many training, augmented and test rows; not a number if one is not."""
         finite = torch.isfinite(embedding).all()  # else diverged; the op would raise
         sets = torch.where(finite, embedding, 0.0).split(list(counts))
-        if self.config.validation_distance == "mean_distance":
-            found = mean_distance_loss(*sets)
-        else:
-            found = mmd_loss(*sets, normalize=self.config.validation_distance == "mmd")
+        train, augmented, test = sets
+        match self.config.validation_distance:
+            case "mean_distance":
+                found = mean_distance_loss(train, augmented, test)
+            case "centroid":
+                centroid = augmented.mean(0, keepdim=True).expand_as(augmented)
+                found = mean_distance_loss(train, centroid, test)
+            case kind:
+                found = mmd_loss(train, augmented, test, normalize=kind == "mmd")
         return torch.where(finite, found, math.nan)
 
     def _detect(self, tensors: Tensors, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from torch.func import functional_call
 from stssad_fast import CutDiff
 from stssad_fast.ops import mean_distance_loss
 from stssad_fast.tuning.hypergradient import bilevel_step
+from stssad_fast.tuning.tuner import Tuner, TunerConfig
 from stssad_fast.tuning.validation import loss_over_all
 
 EXACT = {"rtol": 0, "atol": 1e-10}
@@ -75,3 +76,23 @@ def test_what_has_diverged_is_not_a_number(problem):
     theta, a, _, _, swept = problem
     theta["body.0.weight"] = theta["body.0.weight"] * torch.nan
     assert swept({k: v.requires_grad_() for k, v in theta.items()}, a).isnan()
+
+
+def test_the_spread_of_the_augmented_counts_in_the_distance_but_not_with_their_centroid(generator):
+    """Total distance normalisation rewards an augmentation for scattering; the option does not."""
+    train, around, test = (
+        torch.randn(n, 3, dtype=torch.float64, generator=generator) for n in (6, 4, 8)
+    )
+    near, far = (2 + width * torch.cat([around, -around]) for width in (0.1, 3.0))
+
+    def loss(kind, augmented):
+        tuner = object.__new__(Tuner)
+        tuner.config = TunerConfig(validation_distance=kind)
+        sets = [train, augmented, test]
+        return tuner._distance(torch.cat(sets), [len(rows) for rows in sets]).item()
+
+    assert loss("mean_distance", far) < 0.8 * loss("mean_distance", near)
+    assert loss("centroid", far) == pytest.approx(loss("centroid", near), rel=1e-12)
+    assert loss("centroid", near) == pytest.approx(loss("mean_distance", near), rel=0.01)
+    point = 2 + torch.zeros_like(near)
+    assert loss("centroid", near) == pytest.approx(loss("mean_distance", point), rel=1e-12)
