@@ -3,7 +3,8 @@
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,15 @@ from stssad_fast.cli.console import STOPPED, terminal
 from stssad_fast.cli.jobs import JobsDisplay
 from stssad_fast.errors import InputError
 from stssad_fast.experiments.cluster import Cluster
-from stssad_fast.experiments.jobs import Executor, Job, Work
+from stssad_fast.experiments.jobs import JSON, Executor, Job, Work
 from stssad_fast.experiments.local import Local
 from stssad_fast.experiments.runner import check, run
 from stssad_fast.experiments.store import Planned, Store, time_to_go
+from stssad_fast.report.results import TABLE
 from stssad_fast.report.wording import duration
+
+FAILED = 1
+"""Exit code when a job has failed; what is done is in the tables."""
 
 app = typer.Typer(
     help="The paper's tables and figures, as runs of many jobs that can stop and go on.",
@@ -114,6 +119,56 @@ def run_plan(
         line += f"; the reasons: stssad-fast experiment status {shlex.quote(str(out))}"
     errors.print(line, soft_wrap=True)
     return store
+
+
+@dataclass(frozen=True)
+class How:
+    """Who runs the jobs; see :func:`run_plan`."""
+
+    workers: int | None
+    ray: str | None
+    gpus_per_job: float
+    cpus_per_job: int
+    quiet: bool
+
+
+def perform(
+    jobs: Sequence[Job],
+    out: Path,
+    work: Work,
+    how: How,
+    own: Callable[[dict[str, JSON]], bool],
+    write: Callable[[Store], Path],
+) -> None:
+    """Run what is left of a plan, and show what all of it has come to.
+
+    Args:
+        jobs, out, work, how: as for :func:`run_plan`.
+        own: whether a configuration that the folder holds is of this kind of run.
+        write: writes tables and page, and returns the page.
+
+    Raises:
+        InputError: the folder has another experiment's jobs, whose tables these would replace.
+        typer.Exit: a job has failed, or the run was stopped.
+    """
+    for record in Store(out).done.values():
+        if not own(record.config):
+            raise InputError(
+                f"{out} holds another experiment ({record.label}); choose another --out"
+            )
+    store = run_plan(jobs, out, work, **asdict(how))
+    tell(write(store), how.quiet)
+    if any(job.key in store.failed for job in jobs):
+        raise typer.Exit(FAILED)
+
+
+def tell(page: Path, quiet: bool = False) -> None:
+    """Print the table beside a page, if there is one, and where the page is."""
+    console = terminal(quiet=quiet)
+    if (page.parent / TABLE).exists():
+        table = (page.parent / TABLE).read_text(encoding="utf-8")
+        console.print(table, soft_wrap=True, markup=False)
+    console.print(f"Report: {page}", soft_wrap=True)
 
 
 def _executor(

@@ -1,7 +1,6 @@
 """The commands ``experiment NAME``: what is asked for becomes a plan, and its run a page."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,11 +10,13 @@ from stssad_fast.cli.console import Quiet, terminal
 from stssad_fast.cli.experiment import (
     CpusPerJob,
     GpusPerJob,
+    How,
     Jobs,
     Out,
     RayAddress,
     Seeds,
-    run_plan,
+    perform,
+    tell,
 )
 from stssad_fast.cli.experiment import app as app
 from stssad_fast.cli.tune import assigned
@@ -26,15 +27,11 @@ from stssad_fast.experiments.gallery import gallery as draw_gallery
 from stssad_fast.experiments.gallery import gallery_picture
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.lemma import loss_grid
-from stssad_fast.experiments.store import Store
 from stssad_fast.report import results
 from stssad_fast.report.paper_figures import gallery as gallery_figure
 from stssad_fast.report.paper_figures import lemma as lemma_figure
 from stssad_fast.report.plot import Plot
-from stssad_fast.report.results import TABLE, saved_figures, write_figures, write_results
-
-FAILED = 1
-"""Exit code when a job has failed; what is done is in the tables."""
+from stssad_fast.report.results import saved_figures, write_figures, write_results
 
 Methods = Annotated[
     str | None,
@@ -120,7 +117,7 @@ def defects(
     shared = _parameters("defects", preset, assignments, backbone)
     planned = plans.plan(parts, _names(methods, plans.DEFECTS), range(seeds), shared, _list(tasks))
     rule = _rule(selection, preset)
-    how = _How(jobs, ray, gpus_per_job, cpus_per_job, quiet)
+    how = How(jobs, ray, gpus_per_job, cpus_per_job, quiet)
     _perform("defects", out, planned, rule, _list(tasks), how)
 
 
@@ -171,7 +168,7 @@ def semantic(
     shared = _parameters("semantic", preset, assignments)
     planned = plans.plan(parts, _names(methods, plans.SEMANTIC), range(seeds), shared, _list(tasks))
     rule = _rule(selection, preset)
-    how = _How(jobs, ray, gpus_per_job, cpus_per_job, quiet)
+    how = How(jobs, ray, gpus_per_job, cpus_per_job, quiet)
     _perform("semantic", out, planned, rule, _list(tasks), how)
 
 
@@ -215,7 +212,7 @@ def demonstrative(
     shared = _parameters("demonstrative", preset, assignments)
     planned = plans.plan(parts, [known.OURS], range(seeds), shared, _list(tasks))
     rule = _rule(selection, preset)
-    how = _How(jobs, ray, gpus_per_job, cpus_per_job, quiet)
+    how = How(jobs, ray, gpus_per_job, cpus_per_job, quiet)
     _perform("demonstrative", out, planned, rule, _list(tasks), how)
 
 
@@ -237,7 +234,7 @@ def lemma(out: Out, points: Annotated[int, typer.Option(min=5, max=401)] = 41) -
     )
     page = write_figures(out, "The validation loss of four points (Fig. 7)", [plot], [sentence])
     terminal().print(sentence, soft_wrap=True)
-    _tell(page)
+    tell(page)
 
 
 @app.command(
@@ -274,7 +271,7 @@ def gallery(
             "or give each once"
         )
     learned = [figure for run in runs or [] for figure in saved_figures(run)]
-    _tell(write_figures(out, "Augmentations (Fig. 5, 6 and 8)", [plot, *learned]))
+    tell(write_figures(out, "Augmentations (Fig. 5, 6 and 8)", [plot, *learned]))
 
 
 def _parameters(
@@ -285,52 +282,28 @@ def _parameters(
     return settings.parameters(name, preset, assigned(assignments or [], {}), backbone)
 
 
-@dataclass(frozen=True)
-class _How:
-    """Who runs the jobs; see :func:`run_plan`."""
-
-    workers: int | None
-    ray: str | None
-    gpus_per_job: float
-    cpus_per_job: int
-    quiet: bool
-
-
 def _perform(
     name: str,
     out: Path,
     jobs: Sequence[Job],
     selection: results.Selection,
     tasks: Sequence[str] | None,
-    how: _How,
+    how: How,
 ) -> None:
-    """Run what is left of a plan, and show what all of it has come to.
-
-    Raises:
-        InputError: the folder has another experiment's jobs, whose tables these would replace.
-        typer.Exit: a job has failed, or the run was stopped.
-    """
+    """:func:`perform` with the tables of an experiment; a folder has one kind of pictures."""
     readers = {job.config["data"]["reader"] for job in jobs}
-    for record in Store(out).done.values():
-        if record.config.get("data", {}).get("reader") not in readers:
-            raise InputError(
-                f"{out} holds another experiment ({record.label}); choose another --out"
-            )
-    store = run_plan(jobs, out, known.work, **asdict(how))
-    _tell(write_results(name, out, jobs, store, selection, tasks), how.quiet)
-    if any(job.key in store.failed for job in jobs):
-        raise typer.Exit(FAILED)
+    perform(
+        jobs,
+        out,
+        known.work,
+        how,
+        lambda config: config.get("data", {}).get("reader") in readers,
+        lambda store: write_results(name, out, jobs, store, selection, tasks),
+    )
 
 
 def _rule(selection: results.Selection | None, preset: str) -> results.Selection:
     return selection or ("score_variance" if preset == "paper" else "score_shift")
-
-
-def _tell(page: Path, quiet: bool = False) -> None:
-    console = terminal(quiet=quiet)
-    if (page.parent / TABLE).exists():
-        console.print((page.parent / TABLE).read_text(encoding="utf-8"), soft_wrap=True)
-    console.print(f"Report: {page}", soft_wrap=True)
 
 
 def _names(given: str | None, default: Sequence[str]) -> list[str]:

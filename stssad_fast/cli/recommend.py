@@ -6,25 +6,21 @@ from typing import Annotated, Literal
 import typer
 
 from stssad_fast.augment.catalogue import Named
-from stssad_fast.cli.console import Quiet, terminal
+from stssad_fast.cli.console import Quiet
 from stssad_fast.cli.experiment import (
     CpusPerJob,
     GpusPerJob,
+    How,
     Jobs,
     Out,
     RayAddress,
     Seeds,
-    run_plan,
+    perform,
 )
 from stssad_fast.errors import InputError
 from stssad_fast.experiments import recommending
-from stssad_fast.experiments.store import Store
 from stssad_fast.recommendation import CANDIDATES, Changing
 from stssad_fast.report.recommending import write_recommendation
-from stssad_fast.report.results import TABLE
-
-FAILED = 1
-"""Exit code when a job has failed; what is done is in the tables."""
 
 
 def recommend(
@@ -78,22 +74,11 @@ def recommend(
         Changing(each)
     part = recommending.folders(train, test, image_size, channels, on_error)
     planned = recommending.plan([part], chosen, range(seeds), {"steps": steps, "width": width})
-    for record in Store(out).done.values():
-        if record.config.get("data", {}).get("reader") != "folders":
-            raise InputError(f"{out} holds an experiment ({record.label}); choose another --out")
-    store = run_plan(
+    perform(
         planned,
         out,
         recommending.work,
-        workers=jobs,
-        ray=ray,
-        gpus_per_job=gpus_per_job,
-        cpus_per_job=cpus_per_job,
-        quiet=quiet,
+        How(jobs, ray, gpus_per_job, cpus_per_job, quiet),
+        lambda config: config.get("data", {}).get("reader") == "folders",
+        lambda store: write_recommendation(out, planned, store),
     )
-    page = write_recommendation(out, planned, store)
-    console = terminal(quiet=quiet)
-    console.print((out / TABLE).read_text(encoding="utf-8"), soft_wrap=True, markup=False)
-    console.print(f"Report: {page}", soft_wrap=True)
-    if any(job.key in store.failed for job in planned):
-        raise typer.Exit(FAILED)

@@ -8,15 +8,16 @@ import typer
 
 from stssad_fast.augment import catalogue
 from stssad_fast.augment.catalogue import Named
-from stssad_fast.cli.console import Quiet, terminal
+from stssad_fast.cli.console import Quiet
 from stssad_fast.cli.experiment import (
     CpusPerJob,
     GpusPerJob,
+    How,
     Jobs,
     Out,
     RayAddress,
     Seeds,
-    run_plan,
+    perform,
 )
 from stssad_fast.errors import InputError
 from stssad_fast.experiments import recommending
@@ -25,15 +26,10 @@ from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import BACKBONES
 from stssad_fast.experiments.plans import Part
 from stssad_fast.experiments.problems import DIGITS, labelled
-from stssad_fast.experiments.store import Store
 from stssad_fast.experiments.study import Comparison
 from stssad_fast.experiments.testbeds import GENERATORS, IDENTITY, SWEEP, testbeds
 from stssad_fast.recommendation import CANDIDATES
-from stssad_fast.report.results import TABLE
 from stssad_fast.report.study import write_study
-
-FAILED = 1
-"""Exit code when a job has failed; what is done is in the tables."""
 
 PARTS = ("testbeds", "sweep", "mmd", "recommend")
 
@@ -119,25 +115,14 @@ def study(
     if "recommend" in chosen:
         candidates = CANDIDATES if augmentations is None else every[1:]
         planned += recommending.plan(places, candidates, range(seeds), {})
-    for record in Store(out).done.values():
-        if not {"detector", "encoder", "candidate"} & set(record.config):
-            raise InputError(f"{out} holds an experiment ({record.label}); choose another --out")
-    store = run_plan(
+    perform(
         planned,
         out,
         studies.work,
-        workers=jobs,
-        ray=ray,
-        gpus_per_job=gpus_per_job,
-        cpus_per_job=cpus_per_job,
-        quiet=quiet,
+        How(jobs, ray, gpus_per_job, cpus_per_job, quiet),
+        lambda config: bool({"detector", "encoder", "candidate"} & set(config)),
+        lambda store: write_study(out, planned, store),
     )
-    page = write_study(out, planned, store)
-    console = terminal(quiet=quiet)
-    console.print((out / TABLE).read_text(encoding="utf-8"), soft_wrap=True, markup=False)
-    console.print(f"Report: {page}", soft_wrap=True)
-    if any(job.key in store.failed for job in planned):
-        raise typer.Exit(FAILED)
 
 
 def _sweep(made: Sequence[Part], detectors: Sequence[str]) -> Comparison:

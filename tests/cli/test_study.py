@@ -126,7 +126,7 @@ def test_the_folder_of_an_experiment_is_refused(cli, tmp_path):
     }
     out.mkdir()
     (out / "jobs.jsonl").write_text(json.dumps(record) + "\n")
-    cli.refused(*options(out), match="holds an experiment")
+    cli.refused(*options(out), match="holds another experiment")
 
 
 def test_the_ranking_without_labels_is_judged_by_them(cli, tmp_path, labelled):
