@@ -98,6 +98,17 @@ def test_scale_and_shift_do_not_matter(loss, scale, assert_close):
     assert_close(loss(*(scale * s + 5 * scale for s in sets)), loss(*sets))
 
 
+@pytest.mark.parametrize(("normal", "balance"), [(4, -1), (8, 0), (12, 1)])
+def test_aligned_clusters_are_at_rest_if_normal_test_rows_are_as_many_as_augmented(
+    loss, normal, balance
+):
+    """docs/method.md: with fewer the loss drives the augmented ones outwards, with more inwards."""
+    augmented = scalars(*[1] * 8).requires_grad_()
+    train, test = scalars(*[0] * 5), scalars(*[0] * normal, *[1] * 3)
+    (gradient,) = torch.autograd.grad(loss(train, augmented, test), augmented)
+    assert np.sign(round(gradient.sum().item(), 12)) == balance
+
+
 def test_repeating_every_row_does_not_matter(loss, assert_close):
     sets = draw()
     assert_close(loss(*(s.repeat(3, 1) for s in sets)), loss(*sets))
