@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,31 +19,8 @@ from stssad_fast.experiments.study_results import (
     relatives,
     table,
 )
-from stssad_fast.experiments.tables import csv_text, p_text
+from stssad_fast.experiments.tables import Grid, csv_text, p_text
 from stssad_fast.experiments.testbeds import generator_title
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of text.
-
-    Attributes:
-        name: of its place on the page, letters and "-".
-        title, caption: what stands above it.
-        header, rows: its cells; ``**`` around one makes it bold.
-    """
-
-    name: str
-    title: str
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def markdown(self) -> str:
-        """The table in Markdown."""
-        lines = [self.header, ["---"] * len(self.header), *self.rows]
-        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return "\n\n".join(part for part in (f"## {self.title}", self.caption, text) if part) + "\n"
 
 
 def auc_table(found: Sequence[Result], of: Sequence[str] | None = None) -> Grid:

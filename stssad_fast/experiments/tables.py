@@ -1,15 +1,39 @@
-"""The table of an experiment as Markdown and CSV, with the paper's figures beside ours."""
+"""Tables as Markdown and CSV; that of an experiment with the paper's figures beside ours."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from stssad_fast.experiments.paper import PaperTable
 from stssad_fast.experiments.scores import NONE, Cell, Summary
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of text.
+
+    Attributes:
+        name: of its place on the page, letters and "-".
+        title, caption: what stands above it.
+        header, rows: its cells; ``**`` around one makes it bold.
+    """
+
+    name: str
+    title: str
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return "\n\n".join(part for part in (f"## {self.title}", self.caption, text) if part) + "\n"
 
 
 def p_text(p_value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,15 +15,15 @@ from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import OURS
 from stssad_fast.experiments.outcomes import Fit, Rule
 from stssad_fast.experiments.problems import Problem
+from stssad_fast.experiments.recovered import recovered
 from stssad_fast.experiments.store import Record, Store
 from stssad_fast.report.case import Array
 from stssad_fast.report.paper_figures import (
     EmbeddingSets,
-    Recovered,
     embedding_maps,
+    learned_against_true,
     learned_augmentation,
     picture_rows,
-    recovered,
     size_trajectories,
 )
 from stssad_fast.report.plot import Plot
@@ -34,8 +33,6 @@ SHOWN = 6
 
 PICTURES = 8
 """Pictures of a kind in the figure of a class."""
-
-_MADE = re.compile(r"size ([\d.e-]+) aspect ([\d.e-]+)")
 
 
 def learned_plots(
@@ -60,7 +57,7 @@ def learned_plots(
     some = first[::step]
     plots = []
     if name == "demonstrative":
-        plots += _demonstrative(kept, store)
+        plots += _demonstrative(kept, store, selection)
     else:
         sources = {job.key: job for job in jobs}
         read = [(fit, record, problem_of(sources[record.key])) for fit, record in some]
@@ -137,25 +134,22 @@ def _semantic(read: Sequence[tuple[Fit, Record, Problem]]) -> Plot:
     )
 
 
-def _demonstrative(kept: Sequence[tuple[Fit, Record]], store: Store) -> list[Plot]:
-    runs: list[Recovered] = []
+def _demonstrative(kept: Sequence[tuple[Fit, Record]], store: Store, rule: Rule) -> list[Plot]:
     histories: dict[float, list[Array]] = {}
+    runs = []
     for fit, record in kept:
-        match = _MADE.fullmatch(fit.task)
-        assert match is not None and record.values is not None
-        size, aspect = float(match[1]), float(match[2])
-        found = upright(record.values["final"])
-        runs.append(Recovered(size, aspect, found["size"], found["aspect"]))
+        (found,) = recovered([fit], rule)
+        runs.append(found)
         history = _arrays(store, record).get("history/size")
-        if aspect == 1 and history is not None:
-            histories.setdefault(size, []).append(history)
+        if found.true_aspect == 1 and history is not None:
+            histories.setdefault(found.true_size, []).append(history)
     plots = [
         Plot(
             "recovered",
             "Learned against true",
             "Size and aspect that were learned; a line leads from the truth to each run. A patch "
             "turned by more than 45° counts with the inverse of its aspect.",
-            recovered(runs),
+            learned_against_true(runs),
         )
     ]
     if histories:
@@ -169,18 +163,6 @@ def _demonstrative(kept: Sequence[tuple[Fit, Record]], store: Store) -> list[Plo
             )
         )
     return plots
-
-
-def upright(final: Mapping[str, float]) -> dict[str, float]:
-    """Size, and the aspect that a patch has along the picture's sides.
-
-    A patch is the same when it is turned by 180°, or turned by 90° with the inverse aspect. The
-    aspect is that of its box: ``sqrt`` of the ratio of its extents along the two axes, squared.
-    """
-    aspect, radians = final["aspect"], np.deg2rad(final["angle"])
-    cos, sin = np.cos(radians) ** 2, np.sin(radians) ** 2
-    width, height = aspect * cos + sin / aspect, cos / aspect + aspect * sin
-    return {"size": final["size"], "aspect": float(np.sqrt(width / height))}
 
 
 def _embeddings(store: Store, record: Record, jobs: Sequence[Job]) -> EmbeddingSets | None:

@@ -16,6 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from stssad_fast.experiments.gallery import Gallery
 from stssad_fast.experiments.lemma import LossGrid
+from stssad_fast.experiments.recovered import Recovered
 from stssad_fast.report.case import Array
 from stssad_fast.report.collect import EMBEDDINGS_PER_SET, SEED, project
 from stssad_fast.report.figures import scatter
@@ -35,16 +36,6 @@ class EmbeddingSets:
     augmented: Array
     normal: Array
     anomalous: Array
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What one run of the demonstrative experiment learned (Section 4.1)."""
-
-    true_size: float
-    true_aspect: float
-    size: float
-    aspect: float
 
 
 @matplotlib.rc_context(STYLE)
@@ -219,7 +210,7 @@ _SETS = [
 
 
 @matplotlib.rc_context(STYLE)
-def recovered(runs: Sequence[Recovered]) -> Figure:
+def learned_against_true(runs: Sequence[Recovered]) -> Figure:
     """Fig. 3a: sizes and aspects that were learned, and a line to the true ones of each run."""
     figure, axes = new_axes(6.0, 4.4)
     sizes = sorted({run.true_size for run in runs})

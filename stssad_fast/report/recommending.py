@@ -18,8 +18,7 @@ from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.recommending import CLOSE, Agreement, Ranked, agreements, ranking
 from stssad_fast.experiments.scores import NONE
 from stssad_fast.experiments.store import Record, Store
-from stssad_fast.experiments.study_tables import Grid
-from stssad_fast.experiments.tables import csv_text
+from stssad_fast.experiments.tables import Grid, csv_text
 from stssad_fast.report.case import Array
 from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
 from stssad_fast.report.plot import Plot, save_plots

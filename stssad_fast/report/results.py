@@ -17,6 +17,7 @@ from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import METHODS, starts
 from stssad_fast.experiments.outcomes import Fit, Rule, chosen_auc, measured
 from stssad_fast.experiments.problems import is_svhn
+from stssad_fast.experiments.recovered import recovered, recovered_table
 from stssad_fast.experiments.scores import Score, Summary, summarize
 from stssad_fast.experiments.store import Record, Store
 from stssad_fast.experiments.tables import markdown, runs_csv, summary_csv
@@ -27,6 +28,7 @@ from stssad_fast.report.plot import Plot, save_plots
 Selection = Rule | Literal["ensemble"]
 
 PAGE, TABLE, ABLATION, FIGURES = "index.html", "table.md", "ablation.md", "figures"
+LEARNED = "learned.md"
 
 TITLES = {
     "defects": "Defects, tuned with CutDiff",
@@ -76,6 +78,11 @@ def write_results(
         write_text(out / ABLATION, markdown(_ablation(chosen, expected)) + "\n")
     else:
         (out / ABLATION).unlink(missing_ok=True)
+    rule: Rule = "score_shift" if selection == "ensemble" else selection
+    fits = outcomes.fits(records, count)
+    grids = [recovered_table(recovered(fits, rule))] if name == "demonstrative" else []
+    for grid in grids:
+        write_text(out / LEARNED, grid.markdown())
     page = ExperimentPage(
         TITLES[name],
         command(),
@@ -84,18 +91,13 @@ def write_results(
         [Failure(record.label, record.reason or "") for record in failed],
         summary,
         printed,
-        learned_plots(
-            name,
-            jobs,
-            store,
-            outcomes.fits(records, count),
-            "score_shift" if selection == "ensemble" else selection,
-        ),
+        learned_plots(name, jobs, store, fits, rule),
         settings=_settings(jobs, selection),
         machine=machine(),
         versions=ran(records),
         dates=dates(records),
         seconds=sum(record.seconds for record in records),
+        grids=grids,
     )
     save_plots(out / FIGURES, page.plots())
     return write_page(out / PAGE, page)

@@ -26,6 +26,7 @@ from stssad_fast.experiments.study_results import (
     results,
     task_means,
 )
+from stssad_fast.experiments.tables import Grid
 from stssad_fast.experiments.testbeds import SEMANTIC, generator_title
 from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
 from stssad_fast.report.plot import Plot, save_plots
@@ -75,7 +76,7 @@ def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
     return write_page(out / PAGE, page)
 
 
-def _grids(found: Sequence[Result], records: Sequence[Record]) -> list[tables.Grid]:
+def _grids(found: Sequence[Result], records: Sequence[Record]) -> list[Grid]:
     plain = [a for a in augmentations(found) if not is_cutout_c(Named.parse(a))]
     encoders = [r.config["encoder"] for r in records if "encoder" in r.config]
     distances = distance_table(records)

@@ -19,10 +19,11 @@ from stssad_fast.errors import InputError
 from stssad_fast.experiments.gallery import gallery, gallery_picture
 from stssad_fast.experiments.lemma import loss_grid
 from stssad_fast.experiments.paper import DEFECTS, OURS
+from stssad_fast.experiments.recovered import Recovered
 from stssad_fast.experiments.scores import Score, summarize
 from stssad_fast.report import paper_figures
 from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
-from stssad_fast.report.paper_figures import EmbeddingSets, Recovered
+from stssad_fast.report.paper_figures import EmbeddingSets
 from stssad_fast.report.plot import Plot, save_plots
 from stssad_fast.report.table_figures import auc_dots, differences
 
@@ -246,7 +247,7 @@ def test_trajectories_are_means_of_log_size_and_keep_the_last() -> None:
 
 def test_recovered_runs_lead_to_their_truth() -> None:
     runs = [Recovered(0.01, 1.0, 0.012, 1.1), Recovered(0.04, 2.0, 0.03, 1.9)]
-    figure = paper_figures.recovered(runs)
+    figure = paper_figures.learned_against_true(runs)
     assert drawn(figure, 0, "s") == [(0.01, 1.0), (0.04, 2.0)]
     assert drawn(figure, 0, "o") == [(0.012, 1.1), (0.03, 1.9)]
     assert figure.axes[0].get_xscale() == figure.axes[0].get_yscale() == "log"

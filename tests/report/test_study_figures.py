@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from stssad_fast.experiments.relative import relative
 from stssad_fast.experiments.store import Record
 from stssad_fast.experiments.study_results import results
-from stssad_fast.experiments.study_tables import Grid
+from stssad_fast.experiments.tables import Grid
 from stssad_fast.report import study_figures
 from stssad_fast.report.experiment import ExperimentPage, write_page
 from stssad_fast.report.study_cases import cases
