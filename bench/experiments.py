@@ -15,7 +15,7 @@ from bench.tables import insert
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGES = [ROOT / "README.md", ROOT / "docs" / "results.md"]
-MARKER = re.compile(r"<!-- (\w+/\w+\.md) -->\n")
+MARKER = re.compile(r"<!-- ([\w-]+/\w+\.md) -->\n")
 
 
 def main() -> None:

@@ -29,11 +29,12 @@ class Grid:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def markdown(self) -> str:
-        """The table in Markdown."""
+    def markdown(self, heading: bool = True) -> str:
+        """The table in Markdown, under its title if ``heading``."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return "\n\n".join(part for part in (f"## {self.title}", self.caption, text) if part) + "\n"
+        title = f"## {self.title}" if heading else ""
+        return "\n\n".join(part for part in (title, self.caption, text) if part) + "\n"
 
 
 def p_text(p_value: float | None) -> str:

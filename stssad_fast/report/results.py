@@ -82,7 +82,7 @@ def write_results(
     fits = outcomes.fits(records, count)
     grids = [recovered_table(recovered(fits, rule))] if name == "demonstrative" else []
     for grid in grids:
-        write_text(out / LEARNED, grid.markdown())
+        write_text(out / LEARNED, grid.markdown(heading=False))
     page = ExperimentPage(
         TITLES[name],
         command(),
