@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.text import Text
 
 from stssad_fast.augment.catalogue import Named
-from stssad_fast.cli.console import Quiet
+from stssad_fast.cli.console import Quiet, terminal
 from stssad_fast.cli.experiment import (
     CpusPerJob,
     GpusPerJob,
@@ -18,7 +19,7 @@ from stssad_fast.cli.experiment import (
     perform,
 )
 from stssad_fast.errors import InputError
-from stssad_fast.experiments import recommending
+from stssad_fast.experiments import problems, recommending
 from stssad_fast.recommendation import CANDIDATES, Changing
 from stssad_fast.report.recommending import write_recommendation
 
@@ -74,6 +75,8 @@ def recommend(
         Changing(each)
     part = recommending.folders(train, test, image_size, channels, on_error)
     planned = recommending.plan([part], chosen, range(seeds), {"steps": steps, "width": width})
+    for reason in problems.read(part.reader, part.source, part.options).skipped:
+        terminal(stderr=True, quiet=quiet).print(Text(f"Skipped: {reason}"), soft_wrap=True)
     perform(
         planned,
         out,

@@ -49,10 +49,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Problem:
-    """A training set of normal pictures (N, C, H, W), and the test set of every task."""
+    """A training set of normal pictures (N, C, H, W), and the test set of every task.
+
+    Attributes:
+        skipped: why pictures of a folder were left out, one sentence each.
+    """
 
     train: Tensor
     tests: dict[str, Task]
+    skipped: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """What the pictures are, whatever folder they come from."""
@@ -128,7 +133,9 @@ def _folders(
     most = max(found.images.shape[1] for found in (train, test))
     train, test = train.with_channels(most), test.with_channels(most)
     kinds = np.array(test.kinds or [GOOD] * len(test.paths))
-    return Problem(_tensor(train), {"test": Task(_tensor(test), (kinds != GOOD).astype(int))})
+    skipped = tuple(reason for found in (train, test) for _, reason in found.skipped)
+    task = Task(_tensor(test), (kinds != GOOD).astype(int))
+    return Problem(_tensor(train), {"test": task}, skipped)
 
 
 def _tensor(found: ImageSet) -> Tensor:

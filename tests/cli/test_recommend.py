@@ -48,6 +48,14 @@ def test_no_labels_are_needed(cli, tmp_path, asked):
     assert "AUC" not in (tmp_path / "run/table.md").read_text()
 
 
+def test_pictures_that_are_left_out_are_named(cli, tmp_path, asked):
+    (cli.data / "test/good/broken.png").write_text("x")
+    arguments = [*asked, "--out", tmp_path / "run", "--candidates", "noise", "--seeds", 1]
+    cli.refused(*arguments, match="broken.png cannot be read .* --on-error skip")
+    result = cli.accepted(*arguments, "--on-error", "skip")
+    assert "Skipped: " in result.stderr and "broken.png" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("more", "match"),
     [
