@@ -17,6 +17,7 @@ from torch import Tensor
 from stssad_fast.augment import Augmentation, catalogue
 from stssad_fast.augment.catalogue import Named
 from stssad_fast.augment.catalogue.base import OnOff
+from stssad_fast.augment.catalogue.geometric import Rotate
 from stssad_fast.datasets import Images, Pictures, as_train_test
 from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.errors import InputError
@@ -25,19 +26,16 @@ from stssad_fast.ops import mean_distance_loss
 from stssad_fast.tuning.selection import score_variance
 
 HELD_OUT = 4
-"""Every so manieth training picture is not trained on."""
+"""One training picture in so many is not trained on."""
 
 MIN_TRAIN = 8
-
-MOST_CLASSES = 4
-"""GEOM has 72, and so rarely does nothing that it may."""
 
 PARAMETERS: dict[str, Any] = {"depth": 10, "width": 8, "batch_size": 32, "steps": 200}
 """Of the detectors: those of :class:`STSSAD`, and how many updates each gets."""
 
 
 class Changing(Augmentation):
-    """A candidate, that changes every picture.
+    """A candidate in a form that changes every picture.
 
     Flip, invert and rotate leave pictures as they are by chance, which would be taught as anomalous
     here: instead they change each in one of their other classes.
@@ -51,7 +49,7 @@ class Changing(Augmentation):
 
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         module, device = self.module, image.device
-        if not 2 < module.classes <= MOST_CLASSES and not isinstance(module, OnOff):
+        if not isinstance(module, OnOff | Rotate):
             made: Tensor = module(image, generator=generator)
             return made
         drawn = torch.randint(

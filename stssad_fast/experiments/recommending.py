@@ -20,7 +20,7 @@ from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.plans import Part, pictures
 from stssad_fast.experiments.problems import Problem
 from stssad_fast.experiments.store import Record
-from stssad_fast.recommendation import Changing, Learned
+from stssad_fast.recommendation import PARAMETERS, Changing, Learned
 
 Arrays = dict[str, NDArray[Any]]
 Values = dict[str, Any]
@@ -33,9 +33,6 @@ SHOWN = 6
 
 CLOSE = 0.03
 """A first choice whose AUC is so much below the best one's is as good."""
-
-SETTINGS: dict[str, Any] = {"depth": 10, "width": 8, "batch_size": 32, "steps": 200}
-"""Of the detectors; written out, so that the key of a job tells what was fitted."""
 
 
 def folders(train: Path, test: Path, image_size: int, channels: int | None, on_error: str) -> Part:
@@ -57,7 +54,7 @@ def plan(
         parts: what to read.
         candidates: to be compared.
         seeds: of every candidate.
-        parameters: of the detectors, in place of :data:`SETTINGS`.
+        parameters: of the detectors, in place of :data:`PARAMETERS`.
 
     Raises:
         InputError: pictures cannot be read.
@@ -69,7 +66,7 @@ def plan(
                 "data": data,
                 "tasks": {test: part.names(test) for test in tests},
                 "candidate": str(candidate),
-                "parameters": {**SETTINGS, **parameters},
+                "parameters": {**PARAMETERS, **parameters},
                 "seed": seed,
             },
             f"{part.names('*') if len(tests) > 1 else ''} · {candidate.title} · seed {seed}".lstrip(

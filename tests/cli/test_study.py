@@ -22,7 +22,7 @@ def tiny(monkeypatch):
     monkeypatch.setitem(study.PRESETS, "small", TINY)
     monkeypatch.setattr("stssad_fast.cli.study.SWEEP", (0.2,))
     monkeypatch.setattr(study_cases, "STEPS", 250)
-    monkeypatch.setattr(recommending, "SETTINGS", {"depth": 10, "width": 2, "steps": 2})
+    monkeypatch.setattr(recommending, "PARAMETERS", {"depth": 10, "width": 2, "steps": 2})
 
 
 @pytest.fixture
