@@ -43,7 +43,7 @@ def pictures(count=6, channels=3, height=24, width=24, dtype=torch.float32):
 
 def test_names_families_and_titles():
     assert catalogue.NAMES == NAMES
-    assert tuple(catalogue.FAMILIES) == tuple(catalogue.TITLES) == NAMES
+    assert tuple(catalogue.FAMILIES) == tuple(catalogue.TITLES) == (*NAMES, "cutdiff")
     families = {"none", "geometric", "local", "elementwise", "color", "mixed"}
     assert set(catalogue.FAMILIES.values()) == families
     assert catalogue.TITLES["cutpaste_scar"] == "CutPaste-scar"
