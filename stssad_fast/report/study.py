@@ -55,6 +55,8 @@ def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
     found = results(records)
     grids = [grid for grid in _grids(found, records) if grid.rows]
     write_text(out / TABLE, "\n".join(grid.markdown() for grid in grids))
+    for grid in grids:
+        write_text(out / f"{grid.name}.md", grid.markdown(heading=False))
     write_text(out / "runs.csv", tables.results_csv(found))
     write_text(out / "relative.csv", tables.relative_csv(found))
     page = ExperimentPage(

@@ -68,6 +68,8 @@ def test_a_run_on_digits_is_widened_and_not_done_again(cli, tmp_path):
         assert (out / f"figures/{name}.svg").exists(), name
     page = (out / "index.html").read_text()
     assert "AUC (Table 1)" in page and "Relative AUC" in page
+    assert "| Flip | " in (out / "auc.md").read_text()
+    assert "## " not in (out / "relative.md").read_text()
     assert "not finished" not in page
     assert "rebuilt-cutout" in page
     shutil.rmtree(out / "arrays")  # as if the lines alone had been kept
