@@ -12,6 +12,7 @@ from stssad_fast.augment import catalogue
 from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments.relative import Relative, relative
 from stssad_fast.experiments.store import Record
+from stssad_fast.experiments.study import DETECTORS
 from stssad_fast.experiments.testbeds import GENERATORS, IDENTITY, SEMANTIC
 
 VANILLA = str(IDENTITY)
@@ -89,8 +90,9 @@ def augmentations(found: Iterable[Result]) -> list[str]:
 
 
 def detectors(found: Iterable[Result]) -> list[str]:
-    """Detectors of the results, in their order."""
-    return list(dict.fromkeys(result.detector for result in found))
+    """Detectors of the results, in the order of the study."""
+    known = {result.detector for result in found}
+    return [name for name in DETECTORS if name in known]
 
 
 def task_means(
