@@ -11,14 +11,15 @@
 
 namespace stssad_fast {
 
-// tiny is the smallest normal number of the type in which we calculate.
+// Of the type in which we calculate, tiny is the smallest normal number, and epsilon the distance
+// from 1 to the next one: p < epsilon^2 neither shows in a picture nor counts in a gradient.
 template <typename T>
 struct Limits;
 
 template <>
 struct Limits<float> {
   static constexpr double smallest_diagonal = 3.2927225399135965e-10;  // tiny^(1/4)
-  static constexpr float cutoff = 87.3365447505531f;                   // -log(tiny)
+  static constexpr float cutoff = 31.884770306759482f;                  // -2 log(epsilon)
   static constexpr int degree = 7;  // of exp's Taylor sum: the rest is below rounding
   static constexpr int mantissa = 23;
   static constexpr float log2_high = 0.693359375f;  // log(2) in two parts: times any exponent,
@@ -29,7 +30,7 @@ struct Limits<float> {
 template <>
 struct Limits<double> {
   static constexpr double smallest_diagonal = 1.221338669755462e-77;
-  static constexpr double cutoff = 708.3964185322641;
+  static constexpr double cutoff = 72.08730678043362;
   static constexpr int degree = 13;
   static constexpr int mantissa = 52;
   static constexpr double log2_high = 6.93147180369123816490e-01;
@@ -121,15 +122,6 @@ INLINE bool inside(T x, T p) {
 // Sums of p G times w1^2, w1 w2, w2^2, w1, w2 over the pixels of a picture.
 struct Moments {
   double s11 = 0, s12 = 0, s22 = 0, s1 = 0, s2 = 0;
-
-  // The sums of p G times 1, w2, w2^2 over a row.
-  void add_row(double w1, double m0, double m1, double m2) {
-    s11 += w1 * w1 * m0;
-    s12 += w1 * m1;
-    s22 += m2;
-    s1 += w1 * m0;
-    s2 += m1;
-  }
 
   void add(const Moments& other) {
     s11 += other.s11, s12 += other.s12, s22 += other.s22, s1 += other.s1, s2 += other.s2;

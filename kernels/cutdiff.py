@@ -9,6 +9,7 @@ of it has in common is computed in float64, and columns are counted from the pix
 to the patch's axis on that row, so that float32 keeps its digits however small the patch is.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -396,7 +397,7 @@ def _constants(shape: Tensor) -> dict[str, object]:
     return {
         "DTYPE": tl.float64 if double else tl.float32,
         "SMALLEST": tiny**0.25,
-        "CUTOFF": 708.3964185322641 if double else 87.3365447505531,  # -log(tiny)
+        "CUTOFF": -2 * math.log(torch.finfo(shape.dtype).eps),
     }
 
 

@@ -103,39 +103,72 @@ void forward(const Tensor& image, const Tensor& shape, const Tensor& center,
       });
 }
 
-// G, the gradient summed over the channels where the clamp lets it through.
-template <bool each, typename Scalar, typename T>
-INLINE void add_run(const Scalar* x, int64_t x_stride, const Scalar* g, int64_t g_stride,
-                    int64_t count, const T* p, const T* scale, bool first, T* sum) {
-  const T s = each ? T(1) : *scale;
-  const auto all = [=](int64_t xs, int64_t gs) INLINE_LAMBDA {
-    for (int64_t k = 0; k < count; ++k) {
-      const T value = T(g[k * gs]) * (each ? scale[k] : s), before = first ? T(0) : sum[k];
-      sum[k] = before + (inside(T(x[k * xs]), p[k]) ? value : T(0));
-    }
-  };
-  x_stride == 1 && g_stride == 1 ? all(1, 1) : all(x_stride, g_stride);
-}
-
+// For each column, sums of p G times w1^2, w1 w2, w2^2, w1 and w2 over the rows that were added. So
+// every sum has an order of its own, whatever the machine's vectors.
 template <typename T>
-INLINE void add_moments(const PatchRow<T>& row, const Elements<T>& elements, const T* sum,
-                        int64_t count, Moments& moments) {
-  const T* p = elements.p.data();
-  const T* w2 = elements.w2.data();
-  T m0[kLanes] = {}, m1[kLanes] = {}, m2[kLanes] = {};
-  const auto add = [&](int64_t k, int lane) INLINE_LAMBDA {
-    const T weight = p[k] * sum[k], first = weight * w2[k];
-    m0[lane] += weight;
-    m1[lane] += first;
-    m2[lane] += first * w2[k];
-  };
-  int64_t k = 0;
-  for (; k + kLanes <= count; k += kLanes) {
-    for (int lane = 0; lane < kLanes; ++lane) add(k + lane, lane);
+class ColumnMoments {
+ public:
+  ColumnMoments(int64_t width, int64_t repeat)
+      : column_(width * repeat), sums_(kSums * width * repeat), size_(width * repeat), low_(size_) {
+    for (int64_t k = 0; k < size_; ++k) column_[k] = static_cast<T>(k / repeat);
   }
-  for (int lane = 0; k + lane < count; ++lane) add(k + lane, lane);
-  moments.add_row(row.w1, sum_of_lanes(m0), sum_of_lanes(m1), sum_of_lanes(m2));
-}
+
+  // Elements from `begin` to `end` of a row, of `channels` channels that lie `x_plane` and `g_plane`
+  // apart; x, g (and the scale of `each` element) point to the first of them.
+  template <int channels, bool each, typename Scalar>
+  INLINE void add(const PatchRow<T>& row, const Scalar* x, int64_t x_plane, int64_t x_stride,
+                  const Scalar* g, int64_t g_plane, int64_t g_stride, const T* scale, int64_t begin,
+                  int64_t end) {
+    low_ = std::min(low_, begin);
+    high_ = std::max(high_, end);
+    const T* columns = column_.data() + begin;
+    T* s11 = sums_.data() + begin;
+    T *s12 = s11 + size_, *s22 = s12 + size_, *s1 = s22 + size_, *s2 = s1 + size_;
+    const T w1 = row.w1;
+    const auto all = [=](int64_t xs, int64_t gs) INLINE_LAMBDA {
+      INDEPENDENT
+      for (int64_t k = 0; k < end - begin; ++k) {
+        const T w2 = row.w2(columns[k]), p = row.value(w2);
+        T total = 0;  // G, the gradient summed over the channels where the clamp lets it through
+        for (int c = 0; c < channels; ++c) {
+          const T passed = T(g[c * g_plane + k * gs]) * scale[each ? k : c];
+          total += kept(passed, inside(T(x[c * x_plane + k * xs]), p));
+        }
+        const T first = p * total * w1, second = p * total * w2;
+        s11[k] += first * w1;
+        s12[k] += first * w2;
+        s22[k] += second * w2;
+        s1[k] += first;
+        s2[k] += second;
+      }
+    };
+    x_stride == 1 && g_stride == 1 ? all(1, 1) : all(x_stride, g_stride);
+  }
+
+  // The sums over all columns; then nothing has been added.
+  INLINE Moments take() {
+    double totals[kSums] = {};
+    for (int s = 0; s < kSums && low_ < high_; ++s) {
+      T* sums = sums_.data() + s * size_;
+      T lanes[kLanes] = {};
+      int64_t k = low_;
+      for (; k + kLanes <= high_; k += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += sums[k + lane];
+      }
+      for (int lane = 0; k + lane < high_; ++lane) lanes[lane] += sums[k + lane];
+      totals[s] = sum_of_lanes(lanes);
+      std::fill(sums + low_, sums + high_, T(0));
+    }
+    low_ = size_;
+    high_ = 0;
+    return {totals[0], totals[1], totals[2], totals[3], totals[4]};
+  }
+
+ private:
+  static constexpr int kSums = 5;
+  std::vector<T> column_, sums_;
+  int64_t size_, low_, high_ = 0;
+};
 
 // The gradient for one run of the picture.
 template <bool each, typename Scalar, typename T>
@@ -178,37 +211,45 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
   torch::stable::parallel_for(
       0, x.batch * chunks, tasks_per_thread(kRows * runs * size), [&](int64_t begin, int64_t end) {
         Elements<T> elements(x.width, repeat);
-        std::vector<T> sum(size);
+        ColumnMoments<T> moments(x.width, repeat);
         vectorised([&]() INLINE_LAMBDA {
           for (int64_t task = begin; task < end; ++task) {
             const int64_t b = task / chunks, top = task % chunks * kRows;
             for (int64_t i = top; i < std::min(top + kRows, x.height); ++i) {
               const PatchRow<T> row(shapes[b], centers[b], i, x.height, x.width);
               const int64_t from = row.begin * repeat, to = row.end * repeat;
-              if (from == to && !wants_image) continue;
-              elements.fill(row, repeat);
-              const T* p = elements.p.data();
-              const auto run = [&](int64_t c, auto each, const T* s) INLINE_LAMBDA {
+              const auto pass = [&](int64_t c, auto each, const T* s) INLINE_LAMBDA {
                 constexpr bool known = decltype(each)::value;  // then strides are 1
-                const int64_t x_step = known ? 1 : x_stride, g_step = known ? 1 : g_stride;
-                const Scalar* xs = x.row(b, c, i);
-                const Scalar* gs = g.row(b, c, i);
-                if (wants_image) {
-                  pass_run<known>(xs, x_step, gs, g_step, y.row(b, c, i), known ? 1 : y_stride,
-                                  size, from, to, p, s);
-                }
-                if (wants_moments) {
-                  add_run<known>(xs + from * x_step, x_step, gs + from * g_step, g_step, to - from,
-                                 p, s + (known ? from : 0), c == 0, sum.data());
-                }
+                pass_run<known>(x.row(b, c, i), known ? 1 : x_stride, g.row(b, c, i),
+                                known ? 1 : g_stride, y.row(b, c, i), known ? 1 : y_stride, size,
+                                from, to, elements.p.data(), s);
               };
-              for (int64_t c = 0; c < runs; ++c) {
-                interleaved ? run(c, std::true_type(), scale) : run(c, std::false_type(), scale + c);
+              const auto add = [&](int64_t c, auto count, auto each, const T* s) INLINE_LAMBDA {
+                constexpr bool known = decltype(each)::value;
+                const int64_t x_step = known ? 1 : x_stride, g_step = known ? 1 : g_stride;
+                moments.template add<decltype(count)::value, known>(
+                    row, x.row(b, c, i) + from * x_step, x.channel_stride, x_step,
+                    g.row(b, c, i) + from * g_step, g.channel_stride, g_step, s, from, to);
+              };
+              using std::integral_constant, std::true_type, std::false_type;
+              if (wants_image) {
+                elements.fill(row, repeat);
+                for (int64_t c = 0; c < runs; ++c) {
+                  interleaved ? pass(c, true_type(), scale) : pass(c, false_type(), scale + c);
+                }
               }
-              if (wants_moments && runs > 0) {
-                add_moments(row, elements, sum.data(), to - from, partial[task]);
+              if (wants_moments && from < to) {
+                int64_t c = 0;
+                if (interleaved) add(c++, integral_constant<int, 1>(), true_type(), scale + from);
+                for (; c + 3 <= runs; c += 3) {
+                  add(c, integral_constant<int, 3>(), false_type(), scale + c);
+                }
+                for (; c < runs; ++c) {
+                  add(c, integral_constant<int, 1>(), false_type(), scale + c);
+                }
               }
             }
+            partial[task] = moments.take();
           }
         });
       });

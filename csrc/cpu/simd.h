@@ -2,7 +2,10 @@
 // build runs on every machine of its architecture and fast on the better ones.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -13,6 +16,15 @@
 #define INLINE inline
 #define INLINE_LAMBDA
 #define RESTRICT
+#endif
+
+// Before a loop whose turns do not depend on each other, through whatever pointers.
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define INDEPENDENT
 #endif
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -71,6 +83,17 @@ INLINE double sum_of_lanes(const T* lanes) {
   double sum = 0;
   for (int l = 0; l < kLanes; ++l) sum += static_cast<double>(lanes[l]);
   return sum;
+}
+
+// `value` or 0: what a conditional is where it may become a vector on every machine.
+template <typename T>
+INLINE T kept(T value, bool keep) {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  Bits bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits &= Bits(0) - Bits(keep);
+  std::memcpy(&value, &bits, sizeof bits);
+  return value;
 }
 
 }  // namespace stssad_fast

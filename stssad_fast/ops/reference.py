@@ -27,13 +27,14 @@ def _patch(
     """Patch ``p = exp(-w.w)`` and whitened offsets ``w = L^-1 (g - center)`` (paper, Alg. 2).
 
     A shape with ``|l11|`` or ``|l22|`` at most ``tiny ** 0.25`` has no patch, and neither has a
-    pixel where ``p`` is below the smallest normal number. There the offsets are set to zero
-    *before* the division, so that neither value nor any derivative can be 0 * inf.
+    pixel where ``p < eps ** 2``: too little to show in a picture or to count in a gradient. There
+    the offsets are set to zero *before* the division, so that neither value nor any derivative can
+    be 0 * inf.
 
     Returns:
         ``p, w1, w2``, each (B or 1, H, W), and ``l11, l22``, safe to divide by, (B or 1, 1, 1).
     """
-    tiny = torch.finfo(shape.dtype).tiny
+    tiny, eps = torch.finfo(shape.dtype).tiny, torch.finfo(shape.dtype).eps
     l11, l21, l22 = (entry[:, None, None] for entry in shape.unbind(-1))
     rows = torch.arange(1, height + 1, device=shape.device, dtype=shape.dtype) / height
     columns = torch.arange(1, width + 1, device=shape.device, dtype=shape.dtype) / width
@@ -46,7 +47,7 @@ def _patch(
     with torch.no_grad():
         w1 = d1 / l11
         w2 = (d2 - l21 * w1) / l22
-        near = regular & (w1 * w1 + w2 * w2 < -math.log(tiny))  # False where the square is NaN
+        near = regular & (w1 * w1 + w2 * w2 < -2 * math.log(eps))  # False where the square is NaN
     w1 = torch.where(near, d1, 0.0) / l11
     w2 = (torch.where(near, d2, 0.0) - l21 * w1) / l22
     return torch.where(near, torch.exp(-(w1 * w1 + w2 * w2)), 0.0), w1, w2, l11, l22

@@ -105,15 +105,15 @@ def test_l21_of_zero_is_regular(backend, assert_close):
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_no_patch_below_the_smallest_normal_number(backend, dtype):
-    tiny = torch.finfo(dtype).tiny
-    image = torch.full((1, 1, 1, 1), 4 * tiny, dtype=dtype)
+def test_no_patch_below_the_square_of_epsilon(backend, dtype):
+    smallest = torch.finfo(dtype).eps ** 2
+    image = torch.full((1, 1, 1, 1), 4 * smallest, dtype=dtype)
     shape = torch.tensor([[1.0, 0.0, 1.0]], dtype=dtype)  # and the only pixel lies at (1, 1)
     for excess, expected in [(-0.1, 4 - math.exp(0.1)), (0.1, 4.0)]:
-        distance = math.sqrt(-math.log(tiny) + excess)
+        distance = math.sqrt(-math.log(smallest) + excess)
         for center in ([1 + distance, 1.0], [1.0, 1 - distance]):
             out = backend.cutdiff(image, shape, torch.tensor([center], dtype=dtype))
-            assert out.item() / tiny == pytest.approx(expected, rel=1e-3)
+            assert out.item() / smallest == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("each", [False, True])
