@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from stssad_fast.augment.catalogue import Named
-from stssad_fast.experiments.relative import HARMFUL, HELPFUL, signed
+from stssad_fast.experiments.relative import HARMFUL, HELPFUL, relative, signed
 from stssad_fast.experiments.study_results import (
     VANILLA,
     Result,
@@ -65,7 +65,11 @@ def _finding_1(found: Sequence[Result]) -> list[str]:
             )
             text += f", shared with {shared}" if shared else ""
             if rank > 1:
-                text += f" (best: {_title(best)}, {aucs[best]:.3f})"
+                first, own = means[best], means[kind]
+                ahead = relative([first[task] - own[task] for task in own if task in first])
+                text += f" (best: {_title(best)}, {aucs[best]:.3f}"
+                text += "" if ahead.p_value is None else f", ahead with p = {ahead.p_value:.2g}"
+                text += ")"
             compared = {a: r for a, r in relatives(found, detector, kind).items() if a in means}
             if compared:
                 p_values = [row.p_value for row in compared.values() if row.p_value is not None]

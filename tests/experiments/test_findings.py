@@ -29,7 +29,7 @@ def test_finding_1_tells_the_place_of_the_aligned_augmentation():
     text = said(made({"flip": 0.2, "noise": 0.0, "invert": -0.1}))["Finding 1"]
     assert "AUC 0.956, place 1 of 3; 1 of 3 augmentations help (p < 0.05) and 1 harm" in text
     text = said(made({"flip": 0.0, "noise": 0.2, "invert": 0.0}))["Finding 1"]
-    assert "place 2 of 3, shared with 1 (best: Noise, 0.956)" in text
+    assert "place 2 of 3, shared with 1 (best: Noise, 0.956, ahead with p = 0.016)" in text
 
 
 def test_observation_1_tells_the_best_size_and_where_harm_begins():
