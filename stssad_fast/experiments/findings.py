@@ -119,7 +119,7 @@ def _observation_3(found: Sequence[Result]) -> list[str]:
     for detector in detectors(found):
         vanilla = task_means(found, detector, VANILLA, SEMANTIC)
         better, biased, spreads = 0, 0, []
-        for augmentation in augmentations(found):
+        for augmentation in _plain(found):
             means = task_means(found, detector, augmentation, SEMANTIC)
             if augmentation == VANILLA or not means:
                 continue
@@ -143,22 +143,29 @@ def _observation_3(found: Sequence[Result]) -> list[str]:
 
 
 def _observation_4(found: Sequence[Result]) -> list[str]:
-    """Relative AUC by family, where anomalies are other classes."""
+    """Families where anomalies are other classes, by relative AUC, or AUC if nothing is vanilla."""
     sentences = []
     for detector in detectors(found):
+        plain = [augmentation for augmentation in _plain(found) if augmentation != VANILLA]
         compared = relatives(found, detector, SEMANTIC)
+        what, write = "pseudo-median of the relative AUC", signed
+        values = {a: compared[a].median for a in plain if a in compared}
+        if not compared:
+            what, write = "AUC", "{:.3f}".format
+            aucs = {a: task_means(found, detector, a, SEMANTIC) for a in plain}
+            values = {a: float(np.mean(list(each.values()))) for a, each in aucs.items() if each}
+        told = {text: value for text, value in values.items() if value is not None}
         families: dict[str, list[float]] = {}
-        for text, row in compared.items():
-            if row.median is not None and not Named.parse(text).settings:
-                families.setdefault(Named.parse(text).family, []).append(row.median)
+        for text, value in told.items():
+            families.setdefault(Named.parse(text).family, []).append(value)
         if len(families) < 2:
             continue
         means = sorted(((np.mean(each), name) for name, each in families.items()), reverse=True)
-        listed = ", ".join(f"{name} {signed(float(mean))}" for mean, name in means)
-        best = max(compared, key=lambda text: compared[text].median or -1.0)
+        listed = ", ".join(f"{name} {write(float(mean))}" for mean, name in means)
+        best = max(told, key=told.__getitem__)
         sentences.append(
-            f"{detector}: mean pseudo-median of the relative AUC by family: {listed}; the best "
-            f"augmentation is {_title(best)}, {signed(compared[best].median)}."
+            f"{detector}: mean {what} by family: {listed}; the best augmentation is "
+            f"{_title(best)}, {write(told[best])}."
         )
     return sentences
 

@@ -42,6 +42,7 @@ def test_observation_1_tells_the_best_size_and_where_harm_begins():
 
 def test_observation_3_counts_classes_that_lose_although_the_mean_gains():
     aucs = {"identity": {"1": 0.6, "2": 0.9}, "rotate": {"1": 0.9, "2": 0.8}}
+    aucs["cutout:size=0.9"] = {"1": 1.0, "2": 0.7}  # of the sweep, which Obs. 1 tells of
     records = [pretended_study.record("DAE", a, tests) for a, tests in aucs.items()]
     text = said(records)["Obs. 3"]
     assert "of 1 pairs" in text and "1 lose" in text and "0.400 apart" in text
@@ -51,6 +52,7 @@ def test_observation_3_counts_classes_that_lose_although_the_mean_gains():
 
 def test_observation_4_orders_the_families():
     aucs = {"identity": 0.6, "rotate": 0.9, "flip": 0.7, "noise": 0.5, "invert": 0.65}
+    aucs["cutout:size=0.9"] = 1.0
     records = [
         pretended_study.record("DAE", a, {"1": auc, "2": auc}, k)
         for a, auc in aucs.items()
@@ -59,6 +61,10 @@ def test_observation_4_orders_the_families():
     text = said(records)["Obs. 4"]
     assert "geometric +0.200, color +0.050, elementwise \u22120.100" in text
     assert "best augmentation is Rotate, +0.300" in text
+    without = [pretended_study.record("AP", a, {"1": auc}) for a, auc in aucs.items() if auc > 0.6]
+    text = said(without)["Obs. 4"]
+    assert "AP: mean AUC by family: geometric 0.800, color 0.650" in text
+    assert "best augmentation is Rotate, 0.900" in text
 
 
 @pytest.mark.parametrize("sign", [1, -1])
