@@ -113,7 +113,7 @@ class ColumnMoments {
     for (int64_t k = 0; k < size_; ++k) column_[k] = static_cast<T>(k / repeat);
   }
 
-  // Elements from `begin` to `end` of a row, of `channels` channels that lie `x_plane` and `g_plane`
+  // Adds elements `begin` to `end` of a row, of `channels` channels that lie x_plane and g_plane
   // apart; x, g (and the scale of `each` element) point to the first of them.
   template <int channels, bool each, typename Scalar>
   INLINE void add(const PatchRow<T>& row, const Scalar* x, int64_t x_plane, int64_t x_stride,
