@@ -17,16 +17,6 @@ namespace {
 
 using Optional = std::optional<Tensor>;
 
-// What a loop writes is nothing that it reads; the compiler gives up to check it where there are
-// many coefficients.
-#if defined(__clang__)
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define INDEPENDENT _Pragma("GCC ivdep")
-#else
-#define INDEPENDENT
-#endif
-
 // Numbers of one element or channel. A struct, so that they stay in registers.
 template <typename T, int kCount>
 struct Numbers {

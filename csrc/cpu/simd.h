@@ -18,7 +18,8 @@
 #define RESTRICT
 #endif
 
-// Before a loop whose turns do not depend on each other, through whatever pointers.
+// Before a loop that reads nothing of what its other turns write: the compiler gives up to check that
+// where there are many pointers.
 #if defined(__clang__)
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
