@@ -18,8 +18,8 @@
 #define RESTRICT
 #endif
 
-// Before a loop that reads nothing of what its other turns write: the compiler gives up to check that
-// where there are many pointers.
+// Before a loop that reads nothing of what its other turns write: where there are many pointers,
+// the compiler gives up to check that.
 #if defined(__clang__)
 #define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
