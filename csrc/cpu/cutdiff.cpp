@@ -16,13 +16,13 @@ namespace {
 // Rows whose moments make one partial sum: a fixed number, so that threads change no bit.
 constexpr int64_t kRows = 16;
 
-// p and w2 of the elements of a row from row.begin on; `repeat` neighbours share a column.
+// p of the elements of a row from row.begin on; `repeat` neighbours share a column.
 template <typename T>
 struct Elements {
-  std::vector<T> p, w2, column;
+  std::vector<T> p, column;
 
   Elements(int64_t width, int64_t repeat)
-      : p(width * repeat), w2(width * repeat), column(width * repeat) {
+      : p(width * repeat), column(width * repeat) {
     for (int64_t k = 0; k < width * repeat; ++k) column[k] = static_cast<T>(k / repeat);
   }
 
@@ -30,11 +30,7 @@ struct Elements {
     const int64_t count = (row.end - row.begin) * repeat;
     const T* RESTRICT columns = column.data() + row.begin * repeat;
     T* RESTRICT ps = p.data();
-    T* RESTRICT ws = w2.data();
-    for (int64_t k = 0; k < count; ++k) {
-      ws[k] = row.w2(columns[k]);
-      ps[k] = row.value(ws[k]);
-    }
+    for (int64_t k = 0; k < count; ++k) ps[k] = row.value(row.w2(columns[k]));
   }
 };
 
