@@ -65,14 +65,14 @@ template <typename T>
 struct Corners {
   T v00, v01, v10, v11;
 
-  ROTATE_HD T value(T down, T right) const {
+  ROTATE_HD T value(const T& down, const T& right) const {
     const T top = v00 + right * (v01 - v00), bottom = v10 + right * (v11 - v10);
     return top + down * (bottom - top);
   }
-  ROTATE_HD T slope_of_rows(T right) const {
+  ROTATE_HD T slope_of_rows(const T& right) const {
     return (v10 - v00) + right * ((v11 - v01) - (v10 - v00));
   }
-  ROTATE_HD T slope_of_columns(T down) const {
+  ROTATE_HD T slope_of_columns(const T& down) const {
     return (v01 - v00) + down * ((v11 - v10) - (v01 - v00));
   }
 };

@@ -1,12 +1,19 @@
 // stssad_fast::rotate and its backward on the CPU. The schemas are declared in stssad_fast/ops.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"  // how vectors are passed; here all calls are inlined
+#endif
+
 #include "rotate.h"
 
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cpu/simd.h"
@@ -15,29 +22,33 @@
 namespace stssad_fast {
 namespace {
 
-// A tile's coordinates are calculated once, for all channels and, under a shared angle, for this
-// many pictures. It is small enough that what it reads stays in the first cache at every angle.
-constexpr int kTileRows = 32, kTileColumns = 64, kPictures = 16;
+// Pictures are turned tile by tile. Coordinates are calculated once for all channels; then, channel
+// by channel, the rectangle that the tile reads is copied together, small enough for the first
+// cache: in a picture at an angle its rows are scattered, and some of it lies outside.
+constexpr int kTile = 32;
 
-// How the work is cut into tasks, by sizes alone, so that threads change no bit.
+// A rectangle has at most sqrt(2) * (kTile - 1) + 2 rows and columns, and a slack of one.
+constexpr int kSide = 48;
+
+// How the work is cut into tasks, by sizes alone, so that threads change no bit. Pictures that
+// share the angle share what is calculated of it, so many of them.
 struct Tasks {
   int64_t batch, height, width, pictures, tile_rows, tile_columns;
 
   template <typename Scalar>
-  Tasks(const Pictures<Scalar>& x, bool shared)
+  Tasks(const Pictures<Scalar>& x, int64_t pictures)
       : batch(x.batch),
         height(x.height),
         width(x.width),
-        pictures(shared ? kPictures : 1),
-        tile_rows((height + kTileRows - 1) / kTileRows),
-        tile_columns((width + kTileColumns - 1) / kTileColumns) {}
+        pictures(pictures),
+        tile_rows((height + kTile - 1) / kTile),
+        tile_columns((width + kTile - 1) / kTile) {}
 
   int64_t tiles() const { return tile_rows * tile_columns; }
   int64_t count() const { return (batch + pictures - 1) / pictures * tiles(); }
   int64_t grain(int64_t channels) const {
     return tasks_per_thread(std::min(pictures, batch) * channels *
-                            std::min<int64_t>(height, kTileRows) *
-                            std::min<int64_t>(width, kTileColumns));
+                            std::min<int64_t>(height, kTile) * std::min<int64_t>(width, kTile));
   }
 };
 
@@ -49,78 +60,142 @@ struct Task {
   Task(const Tasks& all, int64_t index)
       : first(index / all.tiles() * all.pictures),
         last(std::min(first + all.pictures, all.batch)),
-        top(static_cast<int>(index % all.tiles() / all.tile_columns) * kTileRows),
-        bottom(static_cast<int>(std::min<int64_t>(top + kTileRows, all.height))),
-        left(static_cast<int>(index % all.tile_columns) * kTileColumns),
-        right(static_cast<int>(std::min<int64_t>(left + kTileColumns, all.width))) {}
+        top(static_cast<int>(index % all.tiles() / all.tile_columns) * kTile),
+        bottom(static_cast<int>(std::min<int64_t>(top + kTile, all.height))),
+        left(static_cast<int>(index % all.tile_columns) * kTile),
+        right(static_cast<int>(std::min<int64_t>(left + kTile, all.width))) {}
 };
 
-// The planes of a task one after the other: all channels of a picture, then the next picture.
-struct Planes {
-  int64_t first, channels, count, there;
+// Few pictures where each alone fills the second cache.
+template <typename Scalar>
+Tasks tasks_of(const Pictures<Scalar>& x, const std::vector<double>& angles) {
+  const int64_t size = std::max<int64_t>(1, x.channels * x.height * x.width);
+  return Tasks(x, angles.size() == 1 ? std::max<int64_t>(1, (1 << 15) / size) : 1);
+}
 
-  template <typename Scalar>
-  Planes(const Pictures<Scalar>& x, const Task& task)
-      : first(task.first),
-        channels(x.channels),
-        count((task.last - task.first) * x.channels),
-        there((x.batch - task.first) * x.channels) {}
+// The rectangle of the picture that holds all corners that a tile reads, be they outside.
+struct Rectangle {
+  int top, left, rows, columns;
 
-  // Row `i` of plane `n`, which may lie behind the task's, or of the batch's last one.
-  template <typename Scalar>
-  Scalar* of(const Pictures<Scalar>& x, int64_t n, int64_t i) const {
-    n = std::min(n, there - 1);
-    return x.row(first + n / channels, n % channels, i);
+  INLINE Rectangle(const Turn& turn, const Task& task, double middle_row, double middle_column) {
+    const double half_width = (kTile - 1) / 2.0, half_height = (task.bottom - task.top - 1) / 2.0;
+    const double y = task.top + half_height - middle_row;
+    const double x = task.left + half_width - middle_column;
+    const double sin = std::fabs(turn.sin), cos = std::fabs(turn.cos);
+    span(turn.sin * x + turn.cos * y + middle_row, sin * half_width + cos * half_height, top, rows);
+    span(turn.cos * x - turn.sin * y + middle_column, cos * half_width + sin * half_height, left,
+         columns);
+  }
+
+ private:
+  INLINE static void span(double middle, double half, int& begin, int& count) {
+    constexpr double rounding = 1e-3;  // of coordinates, amply
+    begin = whole_part(middle - half - rounding);
+    count = whole_part(middle + half + rounding) + 2 - begin;
   }
 };
 
-// The sources of one row of a tile. All four corners lie inside the picture from begin to end, and
-// none does before first and from last on.
+// The sources of a tile's pixels, kTile to a row: where Corners has the upper left corner, and how
+// far below it and beside it the source lies.
 template <typename T>
-struct RowOfSources {
-  int rows[kTileColumns], columns[kTileColumns];
-  int64_t offsets[kTileColumns];
-  T down[kTileColumns], right[kTileColumns], d_rows[kTileColumns], d_columns[kTileColumns];
-  int count, first, begin, end, last;
+struct Sources {
+  alignas(64) int offsets[kTile * kTile];
+  alignas(64) T down[kTile * kTile], right[kTile * kTile];
 
-  template <typename Scalar>
-  INLINE void fill(const Turn& turn, const Pictures<Scalar>& x, int i, int left, int past) {
-    const int height = static_cast<int>(x.height), width = static_cast<int>(x.width);
-    const double middle_row = (height - 1) / 2.0, middle_column = (width - 1) / 2.0;
-    const int64_t row_stride = x.row_stride, column_stride = x.column_stride;
-    count = past - left;
-    for (int k = 0; k < count; ++k) {
-      const Source<T> s = source_of<T>(turn, i, left + k, middle_row, middle_column);
-      rows[k] = s.row, columns[k] = s.column;
-      down[k] = s.down, right[k] = s.right;
-      d_rows[k] = s.rows, d_columns[k] = s.columns;
+  INLINE void fill(const Turn& turn, const Task& task, const Rectangle& from, double middle_row,
+                   double middle_column) {
+    // For float in whole numbers: half as wide as double, and a coordinate is the sum of one number
+    // of the row and one of the column. Rounding, 2^-26 each, is as large as a float's.
+    constexpr int bits = 25;
+    constexpr double one = 1 << bits;
+    constexpr float unit = 1 / float(one);
+    int32_t rows_of[kTile], columns_of[kTile];
+    for (int j = 0; j < kTile; ++j) {
+      rows_of[j] = whole_part(turn.sin * j * one + 0.5);
+      columns_of[j] = whole_part(turn.cos * j * one + 0.5);
     }
-    for (int k = 0; k < count; ++k) {
-      offsets[k] = rows[k] * row_stride + columns[k] * column_stride;
+    for (int i = task.top; i < task.bottom; ++i) {
+      const int64_t k = (i - task.top) * kTile;
+      int* RESTRICT offset = offsets + k;
+      T *RESTRICT below = down + k, *RESTRICT beside = right + k;
+      if constexpr (std::is_same_v<T, float>) {
+        const double y = i - middle_row, x = task.left - middle_column;
+        const int32_t row =
+            whole_part((turn.sin * x + turn.cos * y + middle_row - from.top) * one + 0.5);
+        const int32_t column =
+            whole_part((turn.cos * x - turn.sin * y + middle_column - from.left) * one + 0.5);
+        for (int j = 0; j < kTile; ++j) {
+          const int32_t r = row + rows_of[j], c = column + columns_of[j];
+          offset[j] = ((r >> bits) * kSide + (c >> bits)) * 2;
+          below[j] = float(r & ((1 << bits) - 1)) * unit;
+          beside[j] = float(c & ((1 << bits) - 1)) * unit;
+        }
+      } else {
+        for (int j = 0; j < kTile; ++j) {
+          const Source<T> s = source_of<T>(turn, i, task.left + j, middle_row, middle_column);
+          offset[j] = ((s.row - from.top) * kSide + s.column - from.left) * 2;
+          below[j] = s.down, beside[j] = s.right;
+        }
+      }
     }
-    // How many rows and columns inside the picture a source has on both of its sides.
-    const auto margin = [&](int k) INLINE_LAMBDA {
-      return std::min(std::min(rows[k], height - 2 - rows[k]),
-                      std::min(columns[k], width - 2 - columns[k]));
-    };
-    for (first = 0; first < count && margin(first) < -1;) ++first;
-    for (begin = first; begin < count && margin(begin) < 0;) ++begin;
-    for (last = count; last > begin && margin(last - 1) < -1;) --last;
-    for (end = last; end > begin && margin(end - 1) < 0;) --end;
   }
-
 };
 
-template <typename T, typename Scalar>
-INLINE void fill_tile(RowOfSources<T>* sources, const Task& task, double angle,
-                      const Pictures<Scalar>& x) {
-  const Turn turn(angle);
-  for (int i = task.top; i < task.bottom; ++i) {
-    sources[i - task.top].fill(turn, x, i, task.left, task.right);
+// Copies `count` elements of a row, from one dtype and stride to another.
+template <typename From, typename To>
+INLINE void copy(const From* RESTRICT from, int64_t from_stride, To* RESTRICT to, int64_t to_stride,
+                 int count) {
+  if (from_stride == 1 && to_stride == 1) {
+    for (int k = 0; k < count; ++k) to[k] = To(from[k]);
+  } else if (from_stride == 3 && to_stride == 1) {  // three channels, channels-last
+    for (int k = 0; k < count; ++k) to[k] = To(from[k * 3]);
+  } else {
+    for (int k = 0; k < count; ++k) to[k * to_stride] = To(from[k * from_stride]);
   }
 }
 
-// Arithmetic is written once for a number T and for a vector of four floats.
+// The rectangle itself, zeros around the picture. Each row is interleaved with the next one, so
+// that the four corners of a source are neighbours.
+template <typename T>
+struct Pairs {
+  alignas(64) T values[kSide * kSide * 2], copies[kSide * kSide];
+
+  template <typename Scalar>
+  INLINE void fill(const Rectangle& of, const Pictures<const Scalar>& x, const Scalar* plane) {
+    const int begin = std::clamp(-of.left, 0, of.columns);
+    const int end = static_cast<int>(std::clamp<int64_t>(x.width - of.left, begin, of.columns));
+    // Up to here kSide numbers can be read as they are, be they of several rows.
+    const int64_t last = std::is_same_v<Scalar, T> && x.column_stride == 1
+                             ? (x.height - 1) * x.row_stride + x.width - kSide
+                             : -1;
+    const T zeros[kSide] = {};
+    const T* rows[kSide];
+    // All copies are written before one is read: a read has to wait for a write just before it.
+    for (int i = 0; i < of.rows; ++i) {
+      const int64_t row = of.top + i, from = row * x.row_stride + of.left * x.column_stride;
+      if (row < 0 || row >= x.height) {
+        rows[i] = zeros;
+      } else if (0 <= from && from <= last) {
+        rows[i] = reinterpret_cast<const T*>(plane + from);
+      } else {
+        T* to = copies + i * kSide;
+        std::fill_n(to, kSide, T(0));
+        copy(plane + from + begin * x.column_stride, x.column_stride, to + begin, 1, end - begin);
+        rows[i] = to;
+      }
+    }
+    for (int i = 0; i + 1 < of.rows; ++i) {
+      const T *upper = rows[i], *lower = rows[i + 1];
+      T* RESTRICT to = values + i * kSide * 2;
+      INDEPENDENT
+      for (int k = 0; k < kSide; ++k) {
+        const bool inside = begin <= k && k < end;
+        to[2 * k] = kept(upper[k], inside), to[2 * k + 1] = kept(lower[k], inside);
+      }
+    }
+  }
+};
+
 template <typename V, typename T>
 INLINE V take(const T* from) {
   V value;
@@ -133,199 +208,258 @@ INLINE void put(T* to, const V& value) {
   std::memcpy(to, &value, sizeof value);
 }
 
+// Arithmetic is written once for a number T and for vectors of floats.
 #if defined(__GNUC__) || defined(__clang__)
-typedef float Floats __attribute__((vector_size(16)));
+template <int count>
+struct Floats {
+  typedef float type __attribute__((vector_size(4 * count)));
+};
 
-// The corners of four sources. The two of a row are neighbours and are read as one; gather
-// instructions take twice as long.
-INLINE Corners<Floats> four_corners(const float* plane, const int64_t* offsets,
-                                    int64_t row_stride) {
-  typedef double Pairs __attribute__((vector_size(16)));
-  const auto pairs = [&](const float* from, int l) INLINE_LAMBDA {
-    return reinterpret_cast<Floats>(Pairs{take<double>(from + offsets[l]),
-                                          take<double>(from + offsets[l + 1])});
-  };
-  const Floats upper[2] = {pairs(plane, 0), pairs(plane, 2)};
-  const Floats lower[2] = {pairs(plane + row_stride, 0), pairs(plane + row_stride, 2)};
-  return {__builtin_shufflevector(upper[0], upper[1], 0, 2, 4, 6),
-          __builtin_shufflevector(upper[0], upper[1], 1, 3, 5, 7),
-          __builtin_shufflevector(lower[0], lower[1], 0, 2, 4, 6),
-          __builtin_shufflevector(lower[0], lower[1], 1, 3, 5, 7)};
+template <int count, typename T>
+using VectorOf = std::conditional_t<std::is_same_v<T, float>, typename Floats<count>::type, T>;
+
+// The corners of every fourth source.
+template <int count>
+INLINE auto corners_of_some(const float* pairs, const int* offsets) {
+  if constexpr (count == 4) {
+    return take<typename Floats<4>::type>(pairs + offsets[0]);
+  } else {
+    return __builtin_shufflevector(take<typename Floats<4>::type>(pairs + offsets[0]),
+                                   take<typename Floats<4>::type>(pairs + offsets[4]), 0, 1, 2, 3,
+                                   4, 5, 6, 7);
+  }
 }
+
+// Of a and b, in each 128 bits: numbers `first` and `second`, in turns.
+template <int first, int second, typename V, size_t... k>
+INLINE V zip(const V& a, const V& b, std::index_sequence<k...>) {
+  return __builtin_shufflevector(
+      a, b, (k % 4 < 2 ? first : second) + k / 4 * 4 + (k % 2 ? sizeof...(k) : 0)...);
+}
+
+// The same: one half of a, then of b.
+template <int half, typename V, size_t... k>
+INLINE V join(const V& a, const V& b, std::index_sequence<k...>) {
+  return __builtin_shufflevector(
+      a, b, half * 2 + k % 2 + k / 4 * 4 + (k % 4 < 2 ? 0 : sizeof...(k))...);
+}
+
+template <typename V>
+INLINE Corners<V> corners_of(const float* pairs, const int* offsets) {
+  constexpr int count = sizeof(V) / sizeof(float);
+  constexpr auto all = std::make_index_sequence<count>();
+  const V a = corners_of_some<count>(pairs, offsets);
+  const V b = corners_of_some<count>(pairs, offsets + 1);
+  const V c = corners_of_some<count>(pairs, offsets + 2);
+  const V d = corners_of_some<count>(pairs, offsets + 3);
+  const V left[2] = {zip<0, 1>(a, b, all), zip<0, 1>(c, d, all)};
+  const V right[2] = {zip<2, 3>(a, b, all), zip<2, 3>(c, d, all)};
+  return {join<0>(left[0], left[1], all), join<0>(right[0], right[1], all),
+          join<1>(left[0], left[1], all), join<1>(right[0], right[1], all)};
+}
+#else
+template <int, typename T>
+using VectorOf = T;
 #endif
 
-// Calls f(k, corners) for every pixel k of a row of a tile that reads the picture at all; `corners`
-// and all that f takes from the sources by `take` are numbers, or four of them in a vector.
-template <typename T, typename Scalar, typename F>
-INLINE void for_each_pixel(const RowOfSources<T>& s, const Pictures<const Scalar>& x,
-                           const Scalar* plane, const F& f) {
-  const int64_t row_stride = x.row_stride, column_stride = x.column_stride;
-  const auto border = [&](int64_t k) INLINE_LAMBDA {
-    const auto at = [&](int down, int right) INLINE_LAMBDA {
-      const int64_t row = s.rows[k] + down, column = s.columns[k] + right;
-      const bool there = row >= 0 && row < x.height && column >= 0 && column < x.width;
-      return there ? T(plane[row * row_stride + column * column_stride]) : T(0);
-    };
-    f(k, Corners<T>{at(0, 0), at(0, 1), at(1, 0), at(1, 1)});
-  };
-  for (int64_t k = s.first; k < s.begin; ++k) border(k);
-  int64_t k = s.begin;
+template <typename T>
+INLINE Corners<T> corners_of(const T* pairs, const int* offsets) {
+  const T* from = pairs + offsets[0];
+  return {from[0], from[2], from[1], from[3]};
+}
+
+// Runs `body` with the number of floats that are fastest to work on at once.
+template <typename Body>
+void with_vectors(const Body& body) {
+  using Four = std::integral_constant<int, 4>;
+  using Eight = std::integral_constant<int, 8>;
+  switch (simd_in_use()) {
+#if STSSAD_FAST_X86
+    case Simd::avx512:
+      return run_avx512([&]() INLINE_LAMBDA { body(Eight()); });
+    case Simd::avx2:
+      return run_avx2([&]() INLINE_LAMBDA { body(Eight()); });
+#endif
+    default:
+      return body(Four());
+  }
+}
+
+// Asks for `count` numbers that come next.
+template <int count, int for_writing, typename Scalar>
+INLINE void prefetch(const Scalar* from, int64_t stride) {
 #if defined(__GNUC__) || defined(__clang__)
-  if constexpr (std::is_same_v<T, float> && std::is_same_v<Scalar, float>) {
-    if (column_stride == 1) {
-      for (; k + 4 <= s.end; k += 4) f(k, four_corners(plane, s.offsets + k, row_stride));
+  constexpr int line = 64 / sizeof(Scalar), cache = for_writing ? 3 : 2;
+  const auto all = [&](int64_t numbers) INLINE_LAMBDA {
+    for (int k = 0; k < numbers; k += line) __builtin_prefetch(from + k, for_writing, cache);
+    __builtin_prefetch(from + numbers - 1, for_writing, cache);
+  };
+  stride == 1 ? all(count) : all(count * stride);
+#endif
+}
+
+// A tile of one channel of a picture: where its first pixel is, in `other`, and what it reads.
+template <typename Scalar, typename Other>
+struct Plane {
+  const Scalar* from;
+  Other* to;
+  Rectangle rectangle;
+
+  // Number n of the task: all channels of its first picture, then of the next one.
+  INLINE Plane(const Pictures<const Scalar>& x, const Pictures<Other>& other, const Task& task,
+               int64_t n, const Rectangle& rectangle)
+      : from(x.row(task.first + n / x.channels, n % x.channels, 0)),
+        to(other.row(task.first + n / x.channels, n % x.channels, task.top) +
+           task.left * other.column_stride),
+        rectangle(rectangle) {}
+
+  // Asks for row `i` of what it reads and of `other`. At an angle no hardware foresees it.
+  template <int for_writing>
+  INLINE void prefetch_row(const Pictures<const Scalar>& x, const Pictures<Other>& other,
+                           int i) const {
+    prefetch<kTile, for_writing>(to + i * other.row_stride, other.column_stride);
+    for (int n = i; n < rectangle.rows; n += kTile) {
+      const int64_t row = std::clamp<int64_t>(rectangle.top + n, 0, x.height - 1);
+      prefetch<kSide, 0>(from + row * x.row_stride + rectangle.left, x.column_stride);
     }
   }
-#endif
-  for (; k < s.end; ++k) {
-    const Scalar* from = plane + s.offsets[k];
-    f(k, Corners<T>{T(from[0]), T(from[column_stride]), T(from[row_stride]),
-                    T(from[row_stride + column_stride])});
-  }
-  for (k = s.end; k < s.last; ++k) border(k);
-}
+};
 
-template <typename Scalar, typename T>
-INLINE void write_row(const RowOfSources<T>& s, const Pictures<const Scalar>& x,
-                      const Scalar* plane, Scalar* y, int64_t y_stride, T mean, T scale) {
-  const Scalar outside = Scalar((0 - mean) * scale);
-  const auto all = [&](int64_t stride) INLINE_LAMBDA {
-    for (int64_t k = 0; k < s.first; ++k) y[k * stride] = outside;
-    for_each_pixel(s, x, plane, [&](int64_t k, const auto& corners) INLINE_LAMBDA {
-      using V = std::remove_cv_t<decltype(corners.v00)>;
-      constexpr int count = sizeof(V) / sizeof(T);
-      const V value = (corners.value(take<V>(s.down + k), take<V>(s.right + k)) - mean) * scale;
-      if (std::is_same_v<Scalar, T> && stride == 1) {
-        put(y + k, value);
-      } else {
-        T values[count];
-        put(values, value);
-        for (int l = 0; l < count; ++l) y[(k + l) * stride] = Scalar(values[l]);
-      }
-    });
-    for (int64_t k = s.last; k < s.count; ++k) y[k * stride] = outside;
+// One row of a tile: how many pixels it has, in which task and channel, where it begins, seen from
+// the middle of the picture, and where its sources are.
+template <typename T>
+struct Row {
+  int count;
+  int64_t task, channel;
+  Turn turn;
+  double y, x;
+  const int* offsets;
+  const T *down, *right, *pairs;
+
+  // As many sources as V has numbers, from number k on.
+  template <typename V>
+  INLINE Corners<V> corners(int k) const {
+    return corners_of<V>(pairs, offsets + k);
+  }
+};
+
+template <typename T>
+struct Workspace {
+  Sources<T> sources;
+  Pairs<T> pairs;
+};
+
+// Calls f<V>(row, to) for all rows of all tasks. `to` is where the row begins in `other`, which has
+// the size of x; V is what to calculate with.
+template <typename T, int for_writing, typename Scalar, typename Other, typename F>
+void for_each_row(const Pictures<const Scalar>& x, const Pictures<Other>& other,
+                  const std::vector<double>& angles, const F& f) {
+  const Tasks all = tasks_of(x, angles);
+  const double middle_row = (x.height - 1) / 2.0, middle_column = (x.width - 1) / 2.0;
+  const auto turn_of = [&](const Task& task) {
+    return Turn(angles[angles.size() == 1 ? 0 : task.first]);
   };
-  y_stride == 1 ? all(1) : all(y_stride);
-}
-
-// Asks for `count` elements that come next.
-template <int for_writing, typename Scalar>
-INLINE void prefetch(const Scalar* from, int64_t stride, int64_t count) {
-#if defined(__GNUC__) || defined(__clang__)
-  constexpr int line = 64 / sizeof(Scalar);
-  for (int64_t k = 0; k < count; k += line) __builtin_prefetch(from + k * stride, for_writing);
-#endif
-}
-
-// Asks for what row k of a tile will read of the next plane. At an angle no hardware foresees it. A
-// small plane is fetched as a whole, a share with each row.
-template <typename T, typename Scalar>
-INLINE void prefetch_sources(const RowOfSources<T>* sources, int k, const Pictures<Scalar>& x,
-                             Scalar* plane) {
-#if defined(__GNUC__) || defined(__clang__)
-  const RowOfSources<T>& s = sources[k];
-  if (x.height <= kTileRows && x.width <= kTileColumns) {
-    prefetch<0>(plane + k * x.row_stride, x.column_stride, x.width);
-  } else {
-    for (int n = s.begin; n < s.end; n += 4) __builtin_prefetch(plane + s.offsets[n]);
-  }
-#endif
+  const auto run = [&](auto count, int64_t begin, int64_t end, Workspace<T>& work) INLINE_LAMBDA {
+    using V = VectorOf<decltype(count)::value, T>;
+    Task task(all, begin);
+    Turn turn = turn_of(task);
+    Rectangle rectangle(turn, task, middle_row, middle_column);
+    for (int64_t index = begin; index < end; ++index) {
+      const Task next_task(all, std::min(index + 1, end - 1));
+      const Turn next_turn = turn_of(next_task);
+      const Rectangle next_rectangle(next_turn, next_task, middle_row, middle_column);
+      work.sources.fill(turn, task, rectangle, middle_row, middle_column);
+      const int64_t planes = (task.last - task.first) * x.channels;
+      for (int64_t n = 0; n < planes; ++n) {
+        const Plane plane(x, other, task, n, rectangle);
+        const Plane next = n + 1 < planes ? Plane(x, other, task, n + 1, rectangle)
+                                          : Plane(x, other, next_task, 0, next_rectangle);
+        work.pairs.fill(rectangle, x, plane.from);
+        for (int i = 0; i < task.bottom - task.top; ++i) {
+          next.template prefetch_row<for_writing>(x, other, i);
+          const int first = i * kTile;
+          const Row<T> row = {task.right - task.left,
+                              index,
+                              n % x.channels,
+                              turn,
+                              task.top + i - middle_row,
+                              task.left - middle_column,
+                              work.sources.offsets + first,
+                              work.sources.down + first,
+                              work.sources.right + first,
+                              work.pairs.values};
+          f.template operator()<V>(row, plane.to + i * other.row_stride);
+        }
+      }
+      task = next_task, turn = next_turn, rectangle = next_rectangle;
+    }
+  };
+  torch::stable::parallel_for(
+      0, all.count(), all.grain(x.channels), [&](int64_t begin, int64_t end) {
+        const auto work = std::make_unique_for_overwrite<Workspace<T>>();
+        with_vectors([&](auto count) INLINE_LAMBDA { run(count, begin, end, *work); });
+      });
 }
 
 template <typename Scalar, typename T>
 void forward(const Tensor& image, const std::vector<double>& angles,
              const Normalization<T>& normalization, Tensor& out) {
-  const auto x = read<Scalar>(image);
   const auto y = write<Scalar>(out);
-  const Tasks all(x, angles.size() == 1);
-  torch::stable::parallel_for(
-      0, all.count(), all.grain(x.channels), [&](int64_t begin, int64_t end) {
-        const auto sources = std::make_unique_for_overwrite<RowOfSources<T>[]>(kTileRows);
-        vectorised([&]() INLINE_LAMBDA {
-          for (int64_t index = begin; index < end; ++index) {
-            const Task task(all, index);
-            fill_tile(sources.get(), task, angles[angles.size() == 1 ? 0 : task.first], x);
-            const Planes planes(x, task);
-            for (int64_t n = 0; n < planes.count; ++n) {
-              const Scalar *plane = planes.of(x, n, 0), *next = planes.of(x, n + 1, 0);
-              Scalar* to = planes.of(y, n, task.top) + task.left * y.column_stride;
-              Scalar* after = planes.of(y, n + 1, task.top) + task.left * y.column_stride;
-              const T mean = normalization.mean[n % x.channels];
-              const T scale = normalization.scale[n % x.channels];
-              for (int k = 0; k < task.bottom - task.top; ++k) {
-                prefetch_sources(sources.get(), k, x, next);
-                prefetch<1>(after + k * y.row_stride, y.column_stride, sources[k].count);
-                write_row(sources[k], x, plane, to + k * y.row_stride, y.column_stride, mean,
-                          scale);
-              }
-            }
-          }
-        });
-      });
-}
-
-// Adds grad times the slope along the turn, over one row of a tile.
-template <typename Scalar, typename T>
-INLINE void add_slopes(const RowOfSources<T>& s, const Pictures<const Scalar>& x,
-                       const Scalar* plane, const Scalar* g, int64_t g_stride, T scale,
-                       double* sums) {
-  const auto all = [&](int64_t stride) INLINE_LAMBDA {
-    T single = 0;
-    T four[4] = {};
-    for_each_pixel(s, x, plane, [&](int64_t k, const auto& corners) INLINE_LAMBDA {
-      using V = std::remove_cv_t<decltype(corners.v00)>;
-      constexpr int count = sizeof(V) / sizeof(T);
-      T grad[count];
-      for (int l = 0; l < count; ++l) grad[l] = T(g[(k + l) * stride]);
-      const V term =
-          take<V>(grad) * (corners.slope_of_rows(take<V>(s.right + k)) * take<V>(s.d_rows + k) +
-                           corners.slope_of_columns(take<V>(s.down + k)) * take<V>(s.d_columns + k));
-      if constexpr (count == 1) {
-        single += term;
+  const int64_t stride = y.column_stride;
+  const auto write_row = [&]<typename V>(const Row<T>& row, Scalar* to) INLINE_LAMBDA {
+    constexpr int lanes = sizeof(V) / sizeof(T);
+    const T mean = normalization.mean[row.channel], scale = normalization.scale[row.channel];
+    for (int k = 0; k < row.count; k += lanes) {
+      const V value =
+          row.template corners<V>(k).value(take<V>(row.down + k), take<V>(row.right + k));
+      const V result = (value - mean) * scale;
+      if (std::is_same_v<Scalar, T> && stride == 1 && k + lanes <= row.count) {
+        put(to + k, result);
       } else {
-        put(four, take<V>(four) + term);
+        T values[lanes];
+        put(values, result);
+        copy(values, 1, to + k * stride, stride, std::min(lanes, row.count - k));
       }
-    });
-    sums[0] += double(scale) * double(single);
-    for (int l = 0; l < 4; ++l) sums[l] += double(scale) * double(four[l]);
+    }
   };
-  g_stride == 1 ? all(1) : all(g_stride);
+  for_each_row<T, 1>(read<Scalar>(image), y, angles, write_row);
 }
 
 template <typename Scalar, typename T>
 void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<double>& angles,
                     const Normalization<T>& normalization, Tensor& grad_angle) {
   const auto x = read<Scalar>(image), g = read<Scalar>(grad);
-  const bool shared = angles.size() == 1;
-  const Tasks all(x, shared);
+  const Tasks all = tasks_of(x, angles);
   std::vector<double> partial(all.count());
-  torch::stable::parallel_for(
-      0, all.count(), all.grain(x.channels), [&](int64_t begin, int64_t end) {
-        const auto sources = std::make_unique_for_overwrite<RowOfSources<T>[]>(kTileRows);
-        vectorised([&]() INLINE_LAMBDA {
-          for (int64_t index = begin; index < end; ++index) {
-            const Task task(all, index);
-            fill_tile(sources.get(), task, angles[shared ? 0 : task.first], x);
-            double sums[4] = {};
-            const Planes planes(x, task);
-            for (int64_t n = 0; n < planes.count; ++n) {
-              const Scalar *plane = planes.of(x, n, 0), *next = planes.of(x, n + 1, 0);
-              const Scalar* from = planes.of(g, n, task.top) + task.left * g.column_stride;
-              const Scalar* after = planes.of(g, n + 1, task.top) + task.left * g.column_stride;
-              const T scale = normalization.scale[n % x.channels];
-              for (int k = 0; k < task.bottom - task.top; ++k) {
-                prefetch_sources(sources.get(), k, x, next);
-                prefetch<0>(after + k * g.row_stride, g.column_stride, sources[k].count);
-                add_slopes(sources[k], x, plane, from + k * g.row_stride, g.column_stride, scale,
-                           sums);
-              }
-            }
-            partial[index] = sums[0] + sums[1] + sums[2] + sums[3];
-          }
-        });
-      });
+  T numbers[kTile];
+  for (int k = 0; k < kTile; ++k) numbers[k] = T(k);
+  const auto add_slopes = [&]<typename V>(const Row<T>& row, const Scalar* from) INLINE_LAMBDA {
+    constexpr int lanes = sizeof(V) / sizeof(T);
+    T grads[kTile] = {};
+    copy(from, g.column_stride, grads, 1, row.count);
+    // How a source moves with the angle: its place, seen from the middle, turned by 90 degrees.
+    const T sin = T(row.turn.sin * kRadiansPerDegree), cos = T(row.turn.cos * kRadiansPerDegree);
+    const T down = cos * T(row.x) - sin * T(row.y), right = -(sin * T(row.x) + cos * T(row.y));
+    V sums = {};
+    for (int k = 0; k < row.count; k += lanes) {
+      const auto corners = row.template corners<V>(k);
+      const V along = take<V>(numbers + k);
+      sums += take<V>(grads + k) *
+              (corners.slope_of_rows(take<V>(row.right + k)) * (down + cos * along) +
+               corners.slope_of_columns(take<V>(row.down + k)) * (right - sin * along));
+    }
+    T parts[lanes];
+    put(parts, sums);
+    for (int half = lanes / 2; half > 0; half /= 2) {
+      for (int l = 0; l < half; ++l) parts[l] += parts[l + half];
+    }
+    partial[row.task] += double(normalization.scale[row.channel]) * double(parts[0]);
+  };
+  for_each_row<T, 0>(x, g, angles, add_slopes);
   std::vector<double> total(angles.size());
-  for (int64_t k = 0; k < all.count(); ++k) total[shared ? 0 : k / all.tiles()] += partial[k];
+  for (int64_t k = 0; k < all.count(); ++k) {
+    total[angles.size() == 1 ? 0 : k / all.tiles()] += partial[k];
+  }
   T* to = grad_angle.mutable_data_ptr<T>();
   for (size_t k = 0; k < total.size(); ++k) to[k * grad_angle.stride(0)] = T(total[k]);
 }
@@ -370,7 +504,7 @@ void image_gradient(const Tensor& grad, const std::vector<double>& angles,
   const auto g = read<Scalar>(grad);
   const auto y = write<Scalar>(grad_image);
   const bool shared = angles.size() == 1;
-  const Tasks all(g, shared);
+  const Tasks all(g, shared ? 16 : 1);
   torch::stable::parallel_for(
       0, all.count(), all.grain(g.channels), [&](int64_t begin, int64_t end) {
         Readers<T> readers;
