@@ -146,11 +146,11 @@ template <typename From, typename To>
 INLINE void copy(const From* RESTRICT from, int64_t from_stride, To* RESTRICT to, int64_t to_stride,
                  int count) {
   if (from_stride == 1 && to_stride == 1) {
-    for (int k = 0; k < count; ++k) to[k] = To(from[k]);
+    for (int64_t k = 0; k < count; ++k) to[k] = To(from[k]);
   } else if (from_stride == 3 && to_stride == 1) {  // three channels, channels-last
-    for (int k = 0; k < count; ++k) to[k] = To(from[k * 3]);
+    for (int64_t k = 0; k < count; ++k) to[k] = To(from[k * 3]);
   } else {
-    for (int k = 0; k < count; ++k) to[k * to_stride] = To(from[k * from_stride]);
+    for (int64_t k = 0; k < count; ++k) to[k * to_stride] = To(from[k * from_stride]);
   }
 }
 
@@ -374,9 +374,11 @@ void for_each_row(const Pictures<const Scalar>& x, const Pictures<Other>& other,
         const Plane plane(x, other, task, n, rectangle);
         const Plane next = n + 1 < planes ? Plane(x, other, task, n + 1, rectangle)
                                           : Plane(x, other, next_task, 0, next_rectangle);
+        // Channels-last, the next channel is where this one is.
+        const bool elsewhere = !x.interleaved() || (n + 1) % x.channels == 0;
         work.pairs.fill(rectangle, x, plane.from);
         for (int i = 0; i < task.bottom - task.top; ++i) {
-          next.template prefetch_row<for_writing>(x, other, i);
+          if (elsewhere) next.template prefetch_row<for_writing>(x, other, i);
           const int first = i * kTile;
           const Row<T> row = {task.right - task.left,
                               index,
@@ -409,18 +411,18 @@ void forward(const Tensor& image, const std::vector<double>& angles,
   const auto write_row = [&]<typename V>(const Row<T>& row, Scalar* to) INLINE_LAMBDA {
     constexpr int lanes = sizeof(V) / sizeof(T);
     const T mean = normalization.mean[row.channel], scale = normalization.scale[row.channel];
+    // How many need no conversion, be it of dtype or stride.
+    const int direct = std::is_same_v<Scalar, T> && stride == 1 ? row.count / lanes * lanes : 0;
+    T values[kTile];
     for (int k = 0; k < row.count; k += lanes) {
       const V value =
           row.template corners<V>(k).value(take<V>(row.down + k), take<V>(row.right + k));
       const V result = (value - mean) * scale;
-      if (std::is_same_v<Scalar, T> && stride == 1 && k + lanes <= row.count) {
-        put(to + k, result);
-      } else {
-        T values[lanes];
-        put(values, result);
-        copy(values, 1, to + k * stride, stride, std::min(lanes, row.count - k));
-      }
+      k < direct ? put(to + k, result) : put(values + k, result);
     }
+    direct == 0 && row.count == kTile
+        ? copy(values, 1, to, stride, kTile)
+        : copy(values + direct, 1, to + direct * stride, stride, row.count - direct);
   };
   for_each_row<T, 1>(read<Scalar>(image), y, angles, write_row);
 }
@@ -436,7 +438,8 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
   const auto add_slopes = [&]<typename V>(const Row<T>& row, const Scalar* from) INLINE_LAMBDA {
     constexpr int lanes = sizeof(V) / sizeof(T);
     T grads[kTile] = {};
-    copy(from, g.column_stride, grads, 1, row.count);
+    row.count == kTile ? copy(from, g.column_stride, grads, 1, kTile)
+                       : copy(from, g.column_stride, grads, 1, row.count);
     // How a source moves with the angle: its place, seen from the middle, turned by 90 degrees.
     const T sin = T(row.turn.sin * kRadiansPerDegree), cos = T(row.turn.cos * kRadiansPerDegree);
     const T down = cos * T(row.x) - sin * T(row.y), right = -(sin * T(row.x) + cos * T(row.y));
