@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 LIBRARY = torch.library.Library("stssad_fast", "DEF")
 Normalize = tuple[Tensor | Sequence[float] | float, Tensor | Sequence[float] | float]
@@ -181,11 +181,21 @@ def differentiable(
         elif torch._C._are_functorch_transforms_active():
             result = DifferentiableForward.apply(*inputs)
         else:
-            result = apply_directly(*unwrap_dead_wrappers(inputs))
+            inputs = unwrap_dead_wrappers(inputs)
+            result = apply_directly(*inputs) if _differentiates(inputs) else operator(*inputs)
         found: Tensor = result if memo is None else result[0]
         return found
 
     return apply
+
+
+def _differentiates(inputs: Sequence[Tensor | None]) -> bool:
+    """Whether autograd, backward or forward, wants to know of a call."""
+    if forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(
+        value is not None and value.requires_grad for value in inputs
+    )
 
 
 def _laid_out_like(result: Tensor, value: Tensor) -> Tensor:

@@ -115,9 +115,14 @@ def exact(op, inputs, grad) -> tuple[Tensor, tuple[Tensor, ...]]:
 def magnitudes(op, inputs, grad) -> list[Tensor | float]:
     """For each input the unit of its gradient: what its terms add up to without their signs.
 
-    A sum over many pixels whose terms cancel is no more exact than its terms.
+    A sum over many pixels whose terms cancel is no more exact than its terms, and a term with
+    ``exp(-x)`` is x times less exact than x.
     """
     inputs = [value.detach().cpu().double() for value in inputs]
+    weight = grad.cpu().double().abs()
+    if op == "cutdiff":
+        patch = 1 - reference.cutdiff(torch.ones_like(inputs[0]), *inputs[1:])
+        weight = weight * patch.clamp_min(1e-16).log().neg().clamp_min(1)
     units: list[Tensor | float] = [1.0]
     for position, value in enumerate(inputs[1:], 1):
 
@@ -128,7 +133,7 @@ def magnitudes(op, inputs, grad) -> list[Tensor | float]:
             -1, *value.shape[1:]
         )
         slopes = [torch.func.jvp(of_one, (value,), (c.expand_as(value),))[1] for c in columns]
-        sums = torch.stack([(grad.cpu() * s).abs().sum((1, 2, 3)) for s in slopes], -1)
+        sums = torch.stack([(weight * s.abs()).sum((1, 2, 3)) for s in slopes], -1)
         if len(value) == 1:
             sums = sums.sum(0, keepdim=True)
         units.append(sums.reshape(value.shape).clamp_min(1))

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from stssad_fast.ops import reference
 
@@ -89,6 +90,15 @@ def test_torch_func(case, registration, inputs, assert_close):
     assert_close(value, (result * weight.cpu()).sum())
     steps = sum((d.cpu() * e).sum() for d, e in zip(directions, expected, strict=True))
     assert_close(slope, steps)
+
+
+def test_forward_mode_of_inputs_that_want_no_gradient(case, registration, inputs, assert_close):
+    op = registration.op(case.op)
+    direction = torch.ones_like(inputs[-1])
+    expected = torch.func.jvp(lambda v: op(*inputs[:-1], v), inputs[-1:], (direction,))[1]
+    with torch.no_grad(), forward_ad.dual_level():
+        found = op(*inputs[:-1], forward_ad.make_dual(inputs[-1], direction))
+        assert_close(forward_ad.unpack_dual(found).tangent, expected)
 
 
 def test_jacobians_and_hessian(case, registration, inputs, assert_close):
