@@ -432,7 +432,8 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
                     const Normalization<T>& normalization, Tensor& grad_angle) {
   const auto x = read<Scalar>(image), g = read<Scalar>(grad);
   const Tasks all = tasks_of(x, angles);
-  std::vector<double> partial(all.count());
+  constexpr int most = 8;  // lanes
+  std::vector<double> partial(all.count() * most);
   T numbers[kTile];
   for (int k = 0; k < kTile; ++k) numbers[k] = T(k);
   const auto add_slopes = [&]<typename V>(const Row<T>& row, const Scalar* from) INLINE_LAMBDA {
@@ -453,15 +454,14 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
     }
     T parts[lanes];
     put(parts, sums);
-    for (int half = lanes / 2; half > 0; half /= 2) {
-      for (int l = 0; l < half; ++l) parts[l] += parts[l + half];
-    }
-    partial[row.task] += double(normalization.scale[row.channel]) * double(parts[0]);
+    const double scale = normalization.scale[row.channel];
+    double* RESTRICT to = partial.data() + row.task * most;
+    for (int l = 0; l < lanes; ++l) to[l] += scale * double(parts[l]);
   };
   for_each_row<T, 0>(x, g, angles, add_slopes);
   std::vector<double> total(angles.size());
-  for (int64_t k = 0; k < all.count(); ++k) {
-    total[angles.size() == 1 ? 0 : k / all.tiles()] += partial[k];
+  for (int64_t k = 0; k < all.count() * most; ++k) {
+    total[angles.size() == 1 ? 0 : k / most / all.tiles()] += partial[k];
   }
   T* to = grad_angle.mutable_data_ptr<T>();
   for (size_t k = 0; k < total.size(); ++k) to[k * grad_angle.stride(0)] = T(total[k]);
