@@ -13,7 +13,8 @@ One group per op, size and pass; its columns are
                gradient in); of half the embeddings, or all, for the loss, whose result is a number
 
 "forward" runs under no_grad. "backward" is forward and backward, given a random gradient, to the
-hyperparameters alone (CutDiff's shape; the angle), for the loss to all three sets.
+hyperparameters alone (CutDiff's shape; the angle), where a case says so to the picture alone, for
+the loss to all three sets.
 
 A column is timed only if its result and gradients agree with the float64 reference, for the loss
 also where all embeddings lie about 1e4 away from 0 (to 1e-4). The columns of
@@ -59,6 +60,7 @@ class Case:
     size: tuple[int, ...]  # of the picture, or rows, rows, rows and dimensions
     note: str = ""
     each: bool = False  # hyperparameters per picture
+    picture: bool = False  # the gradient of the picture instead of theirs
     dtype: torch.dtype = torch.float32
     layout: torch.memory_format = torch.contiguous_format
     columns: tuple[str, ...] = COLUMNS
@@ -71,7 +73,9 @@ class Case:
     @property
     def wanted(self):
         """Which arguments receive a gradient."""
-        return (0, 1, 2) if self.op == "mean_distance_loss" else (1,)
+        if self.op == "mean_distance_loss":
+            return (0, 1, 2)
+        return (0,) if self.picture else (1,)
 
     def arguments(self, device="cpu"):
         """The arguments, and the gradient that comes in."""
@@ -122,6 +126,13 @@ CASES = [
     Case("rotate", MAIN, columns=(*COLUMNS, *KORNIA)),
     Case("rotate", MAIN, "channels-last", layout=torch.channels_last, columns=("ours", "eager")),
     Case("rotate", (256, 3, 32, 32), "angle per picture", each=True, columns=(*COLUMNS, *KORNIA)),
+    *(
+        Case("rotate", size, note, each=each, picture=True, columns=("ours", "eager"))
+        for size, note, each in (
+            (MAIN, "to the picture", False),
+            ((256, 3, 32, 32), "angle per picture, to the picture", True),
+        )
+    ),
     Case("mean_distance_loss", (256, 256, 160, 512)),
 ]
 
@@ -284,7 +295,7 @@ last = {}
     [
         pytest.param(case, mode, column, id=f"{case.name}-{mode}-{column}")
         for case in CASES
-        for mode in ("forward", "backward")
+        for mode in (("backward",) if case.picture else ("forward", "backward"))
         for column in case.columns
     ],
 )

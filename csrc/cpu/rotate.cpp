@@ -467,71 +467,91 @@ void angle_gradient(const Tensor& grad, const Tensor& image, const std::vector<d
   for (size_t k = 0; k < total.size(); ++k) to[k * grad_angle.stride(0)] = T(total[k]);
 }
 
-// The output pixels that read a pixel of the picture, by offset in the gradient, and their weights.
+// What the corners of the sources of a tile receive, four numbers for each pixel of the rectangle in
+// the order of Pairs, with an empty row and column around them.
 template <typename T>
-struct Readers {
-  std::vector<int64_t> offsets;
-  std::vector<T> weights;
-  std::vector<size_t> starts;
+struct Received {
+  alignas(64) T values[kSide * kSide * 4];
 
-  // Sources differ from the pixel by less than 1 in both directions, so outputs by less than
-  // sqrt(2) from where the pixel itself goes: four rows and columns.
+  T* of(int row, int column) { return values + ((row + 1) * kSide + column + 1) * 4; }
+
   template <typename Scalar>
-  void fill(const Turn& turn, const Pictures<Scalar>& g, const Task& task) {
-    const int height = static_cast<int>(g.height), width = static_cast<int>(g.width);
-    const double middle_row = (height - 1) / 2.0, middle_column = (width - 1) / 2.0;
-    offsets.clear(), weights.clear(), starts.assign(1, 0);
-    for (int i = task.top; i < task.bottom; ++i) {
-      for (int j = task.left; j < task.right; ++j) {
-        const double y = i - middle_row, x = j - middle_column;
-        const int row = whole_part(turn.cos * y - turn.sin * x + middle_row);
-        const int column = whole_part(turn.cos * x + turn.sin * y + middle_column);
-        for (int r = std::max(row - 1, 0); r <= std::min(row + 2, height - 1); ++r) {
-          for (int c = std::max(column - 1, 0); c <= std::min(column + 2, width - 1); ++c) {
-            const T weight =
-                weight_of(source_of<T>(turn, r, c, middle_row, middle_column), i, j);
-            if (weight == 0) continue;
-            offsets.push_back(r * g.row_stride + c * g.column_stride);
-            weights.push_back(weight);
-          }
+  INLINE void fill(const Task& task, const Rectangle& to, const Sources<T>& sources,
+                   const Scalar* grad, int64_t row_stride, int64_t column_stride) {
+    using V = VectorOf<4, T>;
+    std::fill_n(values, (to.rows + 1) * kSide * 4, T(0));
+    for (int i = 0; i < task.bottom - task.top; ++i) {
+      const Scalar* from = grad + i * row_stride;
+      prefetch<kTile, 0>(from + kTile * column_stride, column_stride);
+      for (int j = 0; j < task.right - task.left; ++j) {
+        const int64_t k = i * kTile + j;
+        const T value = T(from[j * column_stride]);
+        const T down = sources.down[k], right = sources.right[k];
+        T* corners = of(0, 0) + sources.offsets[k] * 2;
+        if constexpr (std::is_same_v<V, T>) {
+          corners[0] += value * ((1 - down) * (1 - right));
+          corners[1] += value * (down * (1 - right));
+          corners[2] += value * ((1 - down) * right);
+          corners[3] += value * (down * right);
+        } else {
+          const V along = V{1, 0, 1, 0} + V{-1, 1, -1, 1} * down;
+          const V across = V{1, 1, 0, 0} + V{-1, -1, 1, 1} * right;
+          put(corners, take<V>(corners) + along * across * value);
         }
-        starts.push_back(offsets.size());
+      }
+    }
+  }
+
+  // Adds all of it to a plane.
+  INLINE void add_to(T* plane, const Rectangle& to, int height, int width) {
+    const int first = std::max(to.left, 0), past = std::min(to.left + to.columns, width);
+    for (int i = std::max(to.top, 0); i < std::min(to.top + to.rows, height); ++i) {
+      const T* RESTRICT upper = of(i - to.top - 1, first - to.left);
+      const T* RESTRICT here = of(i - to.top, first - to.left);
+      T* RESTRICT sums = plane + int64_t(i) * width + first;
+      for (int64_t k = 0; k < past - first; ++k) {
+        sums[k] += (here[4 * k] + here[4 * k - 2]) + (upper[4 * k + 1] + upper[4 * k - 1]);
       }
     }
   }
 };
 
+// Plane by plane, so that the order of each sum is fixed.
 template <typename Scalar, typename T>
 void image_gradient(const Tensor& grad, const std::vector<double>& angles,
                     const Normalization<T>& normalization, Tensor& grad_image) {
   const auto g = read<Scalar>(grad);
   const auto y = write<Scalar>(grad_image);
-  const bool shared = angles.size() == 1;
-  const Tasks all(g, shared ? 16 : 1);
+  const int height = static_cast<int>(g.height), width = static_cast<int>(g.width);
+  const double middle_row = (height - 1) / 2.0, middle_column = (width - 1) / 2.0;
+  const Tasks all(g, 1);
   torch::stable::parallel_for(
-      0, all.count(), all.grain(g.channels), [&](int64_t begin, int64_t end) {
-        Readers<T> readers;
-        for (int64_t index = begin; index < end; ++index) {
-          const Task task(all, index);
-          readers.fill(Turn(angles[shared ? 0 : task.first]), g, task);
-          for (int64_t b = task.first; b < task.last; ++b) {
-            for (int64_t c = 0; c < g.channels; ++c) {
-              const Scalar* plane = g.row(b, c, 0);
-              const T scale = normalization.scale[c];
-              const size_t* start = readers.starts.data();
-              for (int i = task.top; i < task.bottom; ++i) {
-                Scalar* to = y.row(b, c, i);
-                for (int j = task.left; j < task.right; ++j, ++start) {
-                  T sum = 0;
-                  for (size_t k = start[0]; k < start[1]; ++k) {
-                    sum += readers.weights[k] * T(plane[readers.offsets[k]]);
-                  }
-                  to[j * y.column_stride] = Scalar(scale * sum);
-                }
-              }
+      0, g.batch * g.channels, tasks_per_thread(g.height * g.width),
+      [&](int64_t begin, int64_t end) {
+        const auto sources = std::make_unique_for_overwrite<Sources<T>>();
+        const auto received = std::make_unique_for_overwrite<Received<T>>();
+        std::vector<T> plane(g.height * g.width);
+        vectorised([&]() INLINE_LAMBDA {
+          for (int64_t n = begin; n < end; ++n) {
+            const int64_t picture = n / g.channels, channel = n % g.channels;
+            const Turn turn(angles[angles.size() == 1 ? 0 : picture]);
+            std::fill(plane.begin(), plane.end(), T(0));
+            for (int64_t tile = 0; tile < all.tiles(); ++tile) {
+              const Task task(all, picture * all.tiles() + tile);
+              const Rectangle rectangle(turn, task, middle_row, middle_column);
+              sources->fill(turn, task, rectangle, middle_row, middle_column);
+              const Scalar* from = g.row(picture, channel, task.top) + task.left * g.column_stride;
+              received->fill(task, rectangle, *sources, from, g.row_stride, g.column_stride);
+              received->add_to(plane.data(), rectangle, height, width);
+            }
+            const T scale = normalization.scale[channel];
+            for (int i = 0; i < height; ++i) {
+              const T* sums = plane.data() + int64_t(i) * width;
+              Scalar* to = y.row(picture, channel, i);
+              for (int64_t j = 0; j < width; ++j) to[j * y.column_stride] = Scalar(scale * sums[j]);
             }
           }
-        }
+        });
       });
 }
 
