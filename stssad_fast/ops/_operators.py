@@ -81,6 +81,10 @@ def differentiable(
         inputs = inputs[1:] if memo else inputs
         return inputs[:count], inputs[count], inputs[count + 1 :]
 
+    def noted_with(output: Any) -> Any:
+        """The result, and what the forward notes for the backward."""
+        return output if memo else (output,)
+
     def fake(*inputs: Tensor) -> Any:
         return (inputs[0].new_empty(()), memo(*inputs)) if memo else torch.empty_like(inputs[0])
 
@@ -101,15 +105,12 @@ def differentiable(
 
     class Differentiable(Function):
         @staticmethod
-        def forward(*inputs: Tensor) -> Any:
-            return operator(*inputs)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
-            result, *notes = output if memo else (output,)
+        def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+            result, *notes = noted_with(operator(*inputs))
             ctx.save_for_backward(*inputs, *notes)
-            ctx.save_for_forward(*inputs, result, *notes)
             ctx.set_materialize_grads(False)
+            found: Tensor = result
+            return found
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -125,6 +126,27 @@ def differentiable(
             return tuple(
                 part if wanted else None for part, wanted in zip(found, needed, strict=True)
             ) + (None,) * len(constants)
+
+    # Dynamo counts the parameters of `forward` to tell whether it takes a context.
+    parameters = [
+        inspect.Parameter(a, inspect.Parameter.POSITIONAL_ONLY)
+        for a in ("ctx", *arguments, *constants)
+    ]
+    Differentiable.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
+    class Transformable(Differentiable):
+        """For torch.func and forward mode, which want a setup of its own and every output."""
+
+        @staticmethod
+        def forward(*inputs: Tensor) -> Any:
+            return operator(*inputs)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+            result, *notes = noted_with(output)
+            ctx.save_for_backward(*inputs, *notes)
+            ctx.save_for_forward(*inputs, result, *notes)
+            ctx.set_materialize_grads(False)
 
         @staticmethod
         def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, Any]:
@@ -142,14 +164,6 @@ def differentiable(
             # The mapped backward is the reference's; a kernel that read this would tell by NaN.
             return (result, result.new_full((info.batch_size, 1), math.nan)), (0, 0)
 
-    # Dynamo counts the parameters of `forward` to tell whether it takes a context.
-    parameters = [
-        inspect.Parameter(a, inspect.Parameter.POSITIONAL_ONLY) for a in (*arguments, *constants)
-    ]
-    Differentiable.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-
-    class DifferentiableForward(Differentiable):
-        # Dynamo refuses a Function with jvp, hence two classes.
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
             if any(tangent is not None for tangent in tangents[count:]):
@@ -170,7 +184,8 @@ def differentiable(
 
     # What Function.apply comes to outside of torch.func. Before, it binds default arguments by
     # `inspect`, which takes longer than a small kernel.
-    apply_directly = super(Function, DifferentiableForward).apply
+    apply_directly = super(Function, Differentiable).apply
+    transform_directly = super(Function, Transformable).apply
 
     def apply(*inputs: Any) -> Tensor:
         inputs += (None,) * (total - len(inputs))
@@ -179,20 +194,22 @@ def differentiable(
         if torch.compiler.is_compiling():
             result = Differentiable.apply(*inputs)
         elif torch._C._are_functorch_transforms_active():
-            result = DifferentiableForward.apply(*inputs)
+            result = noted_with(Transformable.apply(*inputs))[0]
         else:
             inputs = unwrap_dead_wrappers(inputs)
-            result = apply_directly(*inputs) if _differentiates(inputs) else operator(*inputs)
-        found: Tensor = result if memo is None else result[0]
+            if forward_ad._current_level >= 0:
+                result = noted_with(transform_directly(*inputs))[0]
+            elif _wants_gradient(inputs):
+                result = apply_directly(*inputs)
+            else:
+                result = noted_with(operator(*inputs))[0]
+        found: Tensor = result
         return found
 
     return apply
 
 
-def _differentiates(inputs: Sequence[Tensor | None]) -> bool:
-    """Whether autograd, backward or forward, wants to know of a call."""
-    if forward_ad._current_level >= 0:
-        return True
+def _wants_gradient(inputs: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(
         value is not None and value.requires_grad for value in inputs
     )
@@ -243,25 +260,29 @@ def check_floating(value: Any, name: str, dimensions: str) -> None:
 def check_finite(value: Tensor, name: str) -> None:
     """Raise ValueError if a CPU tensor holds NaN or Inf; elsewhere looking would cost a sync."""
     # The sum is finite only if all numbers are; it may overflow, hence the second look.
-    if holds(value, lambda numbers: not math.isfinite(numbers.sum())) and holds(
-        value, lambda numbers: not torch.isfinite(numbers).all()
+    if holds(value, lambda numbers: not math.isfinite(numbers.detach().sum())) and holds(
+        value, lambda numbers: not torch.isfinite(numbers.detach()).all()
     ):
         raise ValueError(f"{name} has NaN or infinite values; expected finite numbers")
 
 
 def check_positive(value: Tensor, name: str) -> None:
     """Raise ValueError if a CPU tensor holds anything but positive, finite numbers."""
-    if holds(value, lambda numbers: not ((numbers > 0) & torch.isfinite(numbers)).all()):
+    if holds(value, lambda numbers: not ((numbers > 0) & torch.isfinite(numbers.detach())).all()):
         raise ValueError(f"{name} has values that are not positive; expected finite numbers > 0")
 
 
 def holds(value: Tensor, question: Callable[[Tensor], bool]) -> bool:
-    """The answer for a tensor on the CPU outside of torch.compile, also under torch.func."""
+    """The answer for a tensor on the CPU outside of torch.compile, also under torch.func.
+
+    ``question`` is asked of the tensor as it is: what it calculates, it calculates of a detached
+    one. (To detach costs more than to look at a number.)
+    """
     if torch.compiler.is_compiling() or value.device.type != "cpu":
         return False
     while torch._C._functorch.is_functorch_wrapped_tensor(value):
         value = torch._C._functorch.get_unwrapped(value)
-    return question(value.detach())
+    return question(value)
 
 
 def hyperparameter(value: Any, image: Tensor, trailing: tuple[int, ...], name: str) -> Tensor:

@@ -61,20 +61,23 @@ def mean_distance_loss(train: Tensor, augmented: Tensor, test: Tensor) -> Tensor
     sets = {"train": train, "augmented": augmented, "test": test}
     for name, rows in sets.items():
         check_floating(rows, name, "(N, D)")
-        if rows.shape[0] == 0:
+    dimensions, device = train.shape[1], train.device
+    for name, rows in sets.items():
+        count, columns = rows.shape
+        if count == 0:
             raise ValueError(f"{name} has no rows; expected at least one embedding")
-        if rows.shape[1] != train.shape[1]:
+        if columns != dimensions:
             raise ValueError(
-                f"{name} has {rows.shape[1]} dimensions, train {train.shape[1]}; expected the same"
+                f"{name} has {columns} dimensions, train {dimensions}; expected the same"
             )
-        if rows.device != train.device:
-            raise ValueError(f"{name} is on {rows.device}, train on {train.device}; move one")
+        if rows.device != device:
+            raise ValueError(f"{name} is on {rows.device}, train on {device}; move one")
     dtype = arithmetic_dtype(
         torch.promote_types(torch.promote_types(train.dtype, augmented.dtype), test.dtype)
     )
-    loss = _mean_distance_loss(*(rows.to(dtype) for rows in sets.values()))
+    loss = _mean_distance_loss(train.to(dtype), augmented.to(dtype), test.to(dtype))
     # Finite embeddings have a finite loss, which is quicker to look at than all of them.
-    if holds(loss, lambda number: not math.isfinite(number)):
+    if holds(loss, lambda number: not math.isfinite(number.item())):
         for name, rows in sets.items():
             check_finite(rows, name)
         raise ValueError(
