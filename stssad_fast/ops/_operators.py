@@ -135,7 +135,10 @@ def differentiable(
     Differentiable.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
 
     class Transformable(Differentiable):
-        """For torch.func and forward mode, which want a setup of its own and every output."""
+        """For torch.func and forward mode, which want a setup of its own and every output.
+
+        Dynamo refuses a Function with jvp, hence two.
+        """
 
         @staticmethod
         def forward(*inputs: Tensor) -> Any:

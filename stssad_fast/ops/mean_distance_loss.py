@@ -24,7 +24,8 @@ def _batched(
 
 
 def _memo(train: Tensor, augmented: Tensor, test: Tensor) -> Tensor:
-    # Each mean in two parts, the two sums of unit vectors, and four numbers: csrc/mean_distance.h.
+    # Each mean in two parts, the two sums of unit vectors, and four numbers: `Memo` in
+    # csrc/cpu/mean_distance_loss.cpp.
     return train.new_zeros(8 * train.shape[1] + 4)
 
 
