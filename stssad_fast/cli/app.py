@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from stssad_fast.checkpoint import replacing
 from stssad_fast.cli import demo as demos
 from stssad_fast.cli import info as infos
-from stssad_fast.cli import paper
+from stssad_fast.cli import paper, processes
 from stssad_fast.cli import recommend as recommending
 from stssad_fast.cli import score as scoring
 from stssad_fast.cli import study as studies
@@ -135,6 +135,9 @@ stssad-fast tune --train good --test new --out runs/turned \\
 
 # after Ctrl-C, a crash or a power cut
 stssad-fast tune --out runs/new --resume
+
+# one fit on two GPUs, to the result of one up to rounding
+torchrun --nproc-per-node 2 -m stssad_fast tune --train good --test new --out runs/new
 ```
 """
 )
@@ -268,23 +271,35 @@ def tune(
     parameters = {k: v for k, v in named.items() if v is not None}
     parameters |= tuning.assigned(assignments or [], parameters)
     given = {k: v for k, v in options.items() if v is not None} | {"parameters": parameters}
-    console = _console(quiet=quiet)
     run = Run(out)
-    run.check(resume)
-    settings = tuning.settings_of(run, given)
-    if run.finished:
-        console.print(f"The run in {out} is finished; nothing was done again.", soft_wrap=True)
-        found = run.read_results()
-    else:
-        if resume and not run.begun:
-            console.print(f"Nothing has begun in {out}, so this begins.", soft_wrap=True)
-        try:
-            found = tuning.tune(run, settings, console, _console(stderr=True, quiet=quiet))
-        except KeyboardInterrupt:
-            _say(_stopped(run))
-            raise typer.Exit(STOPPED) from None
-    summary(console, found)
-    console.print(f"Report: {run / REPORT}", soft_wrap=True)
+
+    def begin() -> tuple[Settings, bool]:
+        run.check(resume)
+        settings = tuning.settings_of(run, given)
+        if settings.parameters["distributed"]:
+            processes.check(settings.parameters["device"])
+        return settings, run.finished
+
+    with processes.of_torchrun() as ranks:
+        parameters["distributed"] = ranks is not None
+        first = ranks is None or ranks.rank == 0
+        console, errors = (_console(stderr=e, quiet=quiet or not first) for e in (False, True))
+        settings, finished = ranks.first(begin) if ranks else begin()
+        if finished:
+            console.print(f"The run in {out} is finished; nothing was done again.", soft_wrap=True)
+            found = run.read_results() if first else None
+        else:
+            if first and resume and not run.begun:
+                console.print(f"Nothing has begun in {out}, so this begins.", soft_wrap=True)
+            try:
+                found = tuning.tune(run, settings, console, errors, ranks)
+            except KeyboardInterrupt:
+                if first:
+                    _say(_stopped(run))
+                raise typer.Exit(STOPPED) from None
+    if found is not None:
+        summary(console, found)
+        console.print(f"Report: {run / REPORT}", soft_wrap=True)
 
 
 def _stopped(run: Run) -> str:

@@ -31,8 +31,9 @@ RESULTS = "results.json"
 REPORT = "report.html"
 OUTPUTS = (MODEL, SCORES, RESULTS, REPORT)
 FORMAT = "stssad_fast run 1"
-FREE = ("checkpoint_interval", "memory", "n_jobs")
-"""Settings that a run may be gone on with changed, for its result does not depend on them."""
+FREE = ("checkpoint_interval", "memory", "n_jobs", "distributed")
+"""Settings that a run may be gone on with changed: its result does not depend on them, on
+``distributed`` by rounding alone."""
 
 
 @dataclass(frozen=True)

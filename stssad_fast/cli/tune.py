@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from stssad_fast.datasets import ImageSet, read_folder
 from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
+from stssad_fast.tuning.ranks import Ranks
 
 DEFAULTS = STSSAD().get_params() | {"random_state": 0}
 
@@ -33,6 +35,11 @@ def assigned(assignments: Sequence[str], named: Mapping[str, Any]) -> dict[str, 
             raise InputError(
                 f"--set {text} is not understood; expected NAME=VALUE with a NAME of "
                 f"{', '.join(sorted(DEFAULTS))}"
+            )
+        if name == "distributed":
+            raise InputError(
+                "--set distributed is not how to ask for several processes; start the command with "
+                "torchrun: torchrun --nproc-per-node 2 -m stssad_fast tune ..."
             )
         if name in named or name in values:
             raise InputError(f"{name} is given twice; leave one out")
@@ -75,19 +82,28 @@ def settings_of(run: Run, given: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def tune(run: Run, settings: Settings, out: Console, err: Console) -> dict[str, Any]:
+def tune(
+    run: Run, settings: Settings, out: Console, err: Console, ranks: Ranks | None = None
+) -> dict[str, Any] | None:
     """Begin or go on, and finish; what was read is told to ``out``, progress to ``err``.
 
+    Args:
+        ranks: processes that all call this, the first of which alone writes to the folder.
+
     Returns:
-        The results, as in results.json.
+        The results, as in results.json, to the first process.
 
     Raises:
         InputError: the pictures, the folder or the checkpoint cannot be used.
         KeyboardInterrupt: stopped; if the run has begun, its checkpoint holds what was done.
     """
     torch.set_num_threads(settings.threads)
-    with run.claimed():
-        train, test = _read(settings, err)
+    first = ranks is None or ranks.rank == 0
+    with ExitStack() as stack:
+        with ranks.joined() if ranks else nullcontext():
+            if first:
+                stack.enter_context(run.claimed())
+            train, test = _read(settings, err)
         channels, height, width = train.images.shape[1:]
         out.print(
             f"{len(train.paths)} training and {len(test.paths)} test pictures, resized to "
@@ -96,7 +112,7 @@ def tune(run: Run, settings: Settings, out: Console, err: Console) -> dict[str, 
         for name, found in (("training", train), ("test", test)):
             if not isinstance(found.images, Tensor):
                 out.print(f"The {name} pictures are read from their files as they are needed.")
-        if not run.begun:
+        if first and not run.begun:
             run.begin(settings)
         model = STSSAD(**settings.parameters)
         with TuningDisplay(err) as display:
@@ -108,7 +124,7 @@ def tune(run: Run, settings: Settings, out: Console, err: Console) -> dict[str, 
                 resume=True,
                 callback=display,
             )
-        return run.finish(model, train, test, settings.test)
+        return run.finish(model, train, test, settings.test) if first else None
 
 
 def _check(settings: Settings) -> None:

@@ -8,8 +8,10 @@ import sys
 import tempfile
 
 import pytest
+import torch
 
-from stssad_fast import checkpoint
+from stssad_fast import InputError, checkpoint
+from stssad_fast.cli import processes
 from stssad_fast.tuning.tuner import Tuner
 
 
@@ -216,3 +218,14 @@ def test_standard_output_full(finished):
     assert done.returncode == 2
     assert done.stderr.startswith("Error: No space left on device")
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_processes_without_a_device_each(cli, tmp_path, monkeypatch):
+    start = ["tune", *cli.options, "--out", tmp_path / "run"]
+    cli.refused(*start, "--set", "distributed=true", match="start the command with torchrun")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for index, reason in ((1, "need a GPU each"), (None, "2 processes .* has 1 GPUs")):
+        monkeypatch.setattr(processes, "find_device", lambda _, i=index: torch.device("cuda", i))
+        with pytest.raises(InputError, match=reason):
+            processes.check("cuda")

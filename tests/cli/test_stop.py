@@ -1,17 +1,22 @@
 """Runs that are stopped go on to the result of a run that was not."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
+
+from stssad_fast import STSSAD
+
 STEPS = ["--iterations", 30]
 OFTEN, NEVER = ["--checkpoint-interval", 0.1], ["--checkpoint-interval", 1000]
 
 
-def start(out, *more):
-    command = [sys.executable, "-m", "stssad_fast", "tune", "--out", out, *more]
+def start(out, *more, under=()):
+    command = [sys.executable, "-m", *under, "stssad_fast", "tune", "--out", out, *more]
     return subprocess.Popen(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
@@ -60,3 +65,33 @@ def test_one_process_at_a_time(cli, tmp_path):
     cli.refused("tune", "--out", tmp_path / "run", "--resume", match="another process is at work")
     process.kill()
     process.communicate()
+
+
+def test_several_processes_of_torchrun(cli, tmp_path):
+    # A round patch has no angle: where its gradient is 0, rounding would turn it.
+    options = [*cli.options[:-1], 'starts=[{"size": 0.01, "aspect": 1.5, "angle": 20}]', *STEPS]
+    cli.accepted("tune", *options, "--out", tmp_path / "one")
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m"]
+    run = tmp_path / "two"
+    process = start(run, *options, *OFTEN, under=torchrun)
+    wait_for(run / "checkpoint.safetensors", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert out.count("5 training and 10 test pictures") == 1
+    assert err.count("Stopped; what was done is kept.") == 1, err
+    assert not (run / "model.safetensors").exists()
+
+    process = start(run, "--resume", under=torchrun)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.count("Report: ") == 1
+    assert json.loads((run / "config.json").read_text())["parameters"]["distributed"]
+    # Rounding grows from step to step; tests/tuning/test_distributed.py compares in float64.
+    mine, others = (
+        STSSAD.load(folder / "model.safetensors").history_["validation_loss"][:3]
+        for folder in (run, tmp_path / "one")
+    )
+    assert np.allclose(mine, others, rtol=1e-4), (mine, others)
+
+    cli.refused("tune", "--out", run, match="holds another run")
+    assert "nothing was done again" in cli.accepted("tune", "--out", run, "--resume").output
