@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -16,6 +17,9 @@ from stssad_fast.experiments.local import TICK
 
 RETRIES = 2
 """How often a job whose worker has died is tried again, perhaps on another machine."""
+
+ANSWER = 10.0
+"""Seconds in which a cluster has to take up a connection; Ray itself tries for minutes."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Cluster:
             raise InputError(
                 "Ray is not installed; pip install 'stssad-fast[ray]', or leave out --ray"
             ) from error
+        check_reachable(self.address)
         own: dict[str, Any] = {}
         if self.address == "local":
             own = {"num_cpus": self.workers and self.workers * self.cpus}
@@ -113,6 +118,20 @@ class Cluster:
                 "Choose a smaller --cpus-per-job or --gpus-per-job"
             )
         return min(room, self.workers or room)
+
+
+def check_reachable(address: str) -> None:
+    """Raise InputError if the address is a host and port, and nothing answers there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"nothing answers at {address} ({error}); expected the address of a Ray cluster that "
+            "runs: the port of ray start --head, 6379, or ray://HOST:10001"
+        ) from error
 
 
 def _reason(error: Exception) -> str:

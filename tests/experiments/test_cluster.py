@@ -1,15 +1,17 @@
 """Jobs as tasks of a real Ray on this machine."""
 
 import os
+import socket
 import sys
 from collections import Counter
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
 from pretended import begun, plan
 
 from stssad_fast.errors import InputError
-from stssad_fast.experiments.cluster import Cluster
+from stssad_fast.experiments.cluster import Cluster, check_reachable
 
 from .test_local import PACKAGE, lines, run_all
 
@@ -33,6 +35,16 @@ def test_no_cluster_at_that_address(tmp_path):
     pytest.importorskip("ray")
     with pytest.raises(InputError, match="cannot begin with Ray at nowhere:x"):
         run_all(plan(tmp_path, [None]), tmp_path / "run", Cluster("nowhere:x"))
+
+
+@pytest.mark.parametrize("prefix", ["", "ray://"])
+def test_nothing_answers(prefix, tmp_path):
+    pytest.importorskip("ray")
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        address = f"{prefix}127.0.0.1:{server.getsockname()[1]}"
+        check_reachable(address)
+    with pytest.raises(InputError, match=f"nothing answers at {address}"):
+        run_all(plan(tmp_path, [None]), tmp_path / "run", Cluster(address))
 
 
 def test_without_ray(tmp_path, monkeypatch):
