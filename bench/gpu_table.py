@@ -11,6 +11,7 @@ Its rows are those of bench/gpu.py; what was not measured says so.
 import argparse
 import json
 import sys
+from itertools import compress
 from pathlib import Path
 
 from bench import gpu, tables
@@ -99,7 +100,7 @@ def own(columns):
 
 
 def table(data):
-    """Return the table; without data, its rows and targets."""
+    """Return the table; without data, the rows that have a target."""
     groups = tables.grouped(data) if data else {}
     header = ["op", "at", "pass", "ours", *(f"{column} / ours" for column in RIVALS)]
     lines = [[*header, "of a copy's bandwidth", "target"]]
@@ -108,6 +109,8 @@ def table(data):
         columns = groups.get(key, {})
         share = value("copy", columns)
         goals = TARGETS.get(key, {}).items()
+        if not (data or goals):
+            continue
         lines.append(
             [
                 f"`{op}`",
@@ -119,8 +122,9 @@ def table(data):
                 ", ".join(target(kind, goal, columns) for kind, goal in goals),
             ]
         )
-    text = ["| " + " | ".join(line) + " |" for line in lines]
-    return "\n".join([text[0], "|" + "---|" * len(lines[0]), *text[1:]])
+    filled = [bool(data) or any(column) for column in zip(*lines[1:], strict=True)]
+    text = ["| " + " | ".join(compress(line, filled)) + " |" for line in lines]
+    return "\n".join([text[0], "|" + "---|" * sum(filled), *text[1:]])
 
 
 def notes(data):
