@@ -10,7 +10,7 @@ from stssad_fast.estimator import STSSAD
 Settings = Mapping[str, Any]
 
 # Written out, so that the key of a job tells what was fitted. Other defaults of the estimators are
-# not in it: whoever changes one raises jobs.FORMAT.
+# not in it: whoever changes one raises jobs.FORMAT, as a test in test_plans.py reminds.
 _DETECTOR: dict[str, Any] = {
     "depth": 10,
     "width": 8,

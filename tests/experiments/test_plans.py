@@ -4,8 +4,10 @@ from collections import Counter
 
 import pytest
 
+from stssad_fast import STSSAD
+from stssad_fast.baselines import AutoEncoder, DeepSVDD
 from stssad_fast.errors import InputError
-from stssad_fast.experiments import plans, settings
+from stssad_fast.experiments import jobs, plans, settings
 
 METHODS = ["AE", "RD-RO", "ST-SSAD"]
 PARTS = plans.semantic("digits", [2, 6], 16, 20, 10)
@@ -126,3 +128,31 @@ def test_a_backbone_takes_the_place_of_the_resnet_in_every_trained_method():
     for kind in ("tuned", "random"):
         assert found[kind]["backbone"] == "efficientnet_lite0"
         assert not {"depth", "width"} & set(found[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "estimator", "defaults"),
+    [
+        ("tuned", STSSAD, {"patience": None, "precision": "float32", "validation": "batch"}),
+        (
+            "autoencoder",
+            AutoEncoder,
+            {
+                "hidden": 256,
+                "learning_rate": 0.001,
+                "augmentation": "identity",
+                "augmentation_settings": None,
+            },
+        ),
+        ("deep_svdd", DeepSVDD, {"hidden": 128, "learning_rate": 0.0001}),
+    ],
+)
+def test_defaults_that_no_key_holds(kind, estimator, defaults):
+    """Whoever changes one has to change jobs.FORMAT too, else old jobs pass for new ones."""
+    elsewhere = {"strategy", "starts", "validation_distance", "backbone", "random_state"}
+    no_matter = {"device", "n_jobs", "distributed", "graph", "recompute"}
+    no_matter |= {"selection", "ensemble", "contamination"}  # a job is of one start
+    left = estimator().get_params()
+    for name in (*PARAMETERS[kind], *elsewhere, *no_matter):
+        left.pop(name, None)
+    assert (jobs.FORMAT, left) == ("stssad_fast job 1", defaults)
