@@ -16,7 +16,8 @@ namespace {
 // Rows whose moments make one partial sum: a fixed number, so that threads change no bit.
 constexpr int64_t kRows = 16;
 
-// p of the elements of a row from row.begin on; `repeat` neighbours share a column.
+// p of the elements of a row from row.begin on, and the column of each; `repeat` neighbours share
+// one.
 template <typename T>
 struct Elements {
   std::vector<T> p, column;
@@ -99,71 +100,66 @@ void forward(const Tensor& image, const Tensor& shape, const Tensor& center,
       });
 }
 
-// For each column, sums of p G times w1^2, w1 w2, w2^2, w1 and w2 over the rows that were added. So
-// every sum has an order of its own, whatever the machine's vectors.
+// Sums of p G times w1^2, w1 w2, w2^2, w1 and w2 over the rows that were added, in lanes: of a row
+// w1 is a constant, and p G times 1, w2 and w2^2 are all that is summed along it.
 template <typename T>
-class ColumnMoments {
+class RowMoments {
  public:
-  ColumnMoments(int64_t width, int64_t repeat)
-      : column_(width * repeat), sums_(kSums * width * repeat), size_(width * repeat), low_(size_) {
-    for (int64_t k = 0; k < size_; ++k) column_[k] = static_cast<T>(k / repeat);
-  }
-
-  // Adds elements `begin` to `end` of a row, of `channels` channels that lie x_plane and g_plane
-  // apart; x, g (and the scale of `each` element) point to the first of them.
+  // Adds `count` elements of a row, which lie in these columns, of `channels` channels that lie
+  // x_plane and g_plane apart; x, g (and the scale of `each` element) point to the first of them.
   template <int channels, bool each, typename Scalar>
-  INLINE void add(const PatchRow<T>& row, const Scalar* x, int64_t x_plane, int64_t x_stride,
-                  const Scalar* g, int64_t g_plane, int64_t g_stride, const T* scale, int64_t begin,
-                  int64_t end) {
-    low_ = std::min(low_, begin);
-    high_ = std::max(high_, end);
-    const T* columns = column_.data() + begin;
-    T* s11 = sums_.data() + begin;
-    T *s12 = s11 + size_, *s22 = s12 + size_, *s1 = s22 + size_, *s2 = s1 + size_;
-    const T w1 = row.w1;
-    const auto all = [=](int64_t xs, int64_t gs) INLINE_LAMBDA {
-      INDEPENDENT
-      for (int64_t k = 0; k < end - begin; ++k) {
+  INLINE void add(const PatchRow<T>& row, const T* columns, int64_t count, const Scalar* x,
+                  int64_t x_plane, int64_t x_stride, const Scalar* g, int64_t g_plane,
+                  int64_t g_stride, const T* scale) {
+    T none[kLanes] = {}, once[kLanes] = {}, twice[kLanes] = {};  // times w2
+    const auto all = [&](int64_t xs, int64_t gs) INLINE_LAMBDA {
+      const auto one = [&](int64_t k, int lane, bool counts) INLINE_LAMBDA {
         const T w2 = row.w2(columns[k]), p = row.value(w2);
         T total = 0;  // G, the gradient summed over the channels where the clamp lets it through
         for (int c = 0; c < channels; ++c) {
           const T passed = T(g[c * g_plane + k * gs]) * scale[each ? k : c];
           total += kept(passed, inside(T(x[c * x_plane + k * xs]), p));
         }
-        const T first = p * total * w1, second = p * total * w2;
-        s11[k] += first * w1;
-        s12[k] += first * w2;
-        s22[k] += second * w2;
-        s1[k] += first;
-        s2[k] += second;
+        const T part = kept(p * total, counts), first = part * w2;
+        none[lane] += part;
+        once[lane] += first;
+        twice[lane] += first * w2;
+      };
+      int64_t k = 0;
+      for (; k + kLanes <= count; k += kLanes) {
+        for (int lane = 0; lane < kLanes; ++lane) one(k + lane, lane, true);
+      }
+      const int64_t last = count - kLanes;
+      if (k == count) return;
+      if (last >= 0) {  // all lanes once more, for those that are new
+        for (int lane = 0; lane < kLanes; ++lane) one(last + lane, lane, last + lane >= k);
+      } else {
+        for (int lane = 0; lane < count; ++lane) one(lane, lane, true);
       }
     };
     x_stride == 1 && g_stride == 1 ? all(1, 1) : all(x_stride, g_stride);
+    const T w1 = row.w1;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      s11_[lane] += none[lane] * w1 * w1;
+      s12_[lane] += once[lane] * w1;
+      s22_[lane] += twice[lane];
+      s1_[lane] += none[lane] * w1;
+      s2_[lane] += once[lane];
+    }
   }
 
-  // The sums over all columns; then nothing has been added.
+  // The sums; then nothing has been added.
   INLINE Moments take() {
-    double totals[kSums] = {};
-    for (int s = 0; s < kSums && low_ < high_; ++s) {
-      T* sums = sums_.data() + s * size_;
-      T lanes[kLanes] = {};
-      int64_t k = low_;
-      for (; k + kLanes <= high_; k += kLanes) {
-        for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += sums[k + lane];
-      }
-      for (int lane = 0; k + lane < high_; ++lane) lanes[lane] += sums[k + lane];
-      totals[s] = sum_of_lanes(lanes);
-      std::fill(sums + low_, sums + high_, T(0));
-    }
-    low_ = size_;
-    high_ = 0;
-    return {totals[0], totals[1], totals[2], totals[3], totals[4]};
+    const auto sum = [](T* lanes) INLINE_LAMBDA {
+      const double found = sum_of_lanes(lanes);
+      std::fill_n(lanes, kLanes, T(0));
+      return found;
+    };
+    return {sum(s11_), sum(s12_), sum(s22_), sum(s1_), sum(s2_)};
   }
 
  private:
-  static constexpr int kSums = 5;
-  std::vector<T> column_, sums_;
-  int64_t size_, low_, high_ = 0;
+  T s11_[kLanes] = {}, s12_[kLanes] = {}, s22_[kLanes] = {}, s1_[kLanes] = {}, s2_[kLanes] = {};
 };
 
 // The gradient for one run of the picture.
@@ -207,7 +203,7 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
   torch::stable::parallel_for(
       0, x.batch * chunks, tasks_per_thread(kRows * runs * size), [&](int64_t begin, int64_t end) {
         Elements<T> elements(x.width, repeat);
-        ColumnMoments<T> moments(x.width, repeat);
+        RowMoments<T> moments;
         vectorised([&]() INLINE_LAMBDA {
           for (int64_t task = begin; task < end; ++task) {
             const int64_t b = task / chunks, top = task % chunks * kRows;
@@ -220,12 +216,16 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
                                 known ? 1 : g_stride, y.row(b, c, i), known ? 1 : y_stride, size,
                                 from, to, elements.p.data(), s);
               };
-              const auto add = [&](int64_t c, auto count, auto each, const T* s) INLINE_LAMBDA {
+              // All lanes: beyond its ends p is 0.
+              const int64_t lanes = (to - from + kLanes - 1) / kLanes * kLanes;
+              const int64_t count = std::min(lanes, size), first = std::min(from, size - count);
+              const auto add = [&](int64_t c, auto channels, auto each, const T* s) INLINE_LAMBDA {
                 constexpr bool known = decltype(each)::value;
                 const int64_t x_step = known ? 1 : x_stride, g_step = known ? 1 : g_stride;
-                moments.template add<decltype(count)::value, known>(
-                    row, x.row(b, c, i) + from * x_step, x.channel_stride, x_step,
-                    g.row(b, c, i) + from * g_step, g.channel_stride, g_step, s, from, to);
+                moments.template add<decltype(channels)::value, known>(
+                    row, elements.column.data() + first, count, x.row(b, c, i) + first * x_step,
+                    x.channel_stride, x_step, g.row(b, c, i) + first * g_step, g.channel_stride,
+                    g_step, s);
               };
               using std::integral_constant, std::true_type, std::false_type;
               if (wants_image) {
@@ -236,7 +236,7 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
               }
               if (wants_moments && from < to) {
                 int64_t c = 0;
-                if (interleaved) add(c++, integral_constant<int, 1>(), true_type(), scale + from);
+                if (interleaved) add(c++, integral_constant<int, 1>(), true_type(), scale + first);
                 for (; c + 3 <= runs; c += 3) {
                   add(c, integral_constant<int, 3>(), false_type(), scale + c);
                 }
