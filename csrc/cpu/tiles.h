@@ -59,11 +59,11 @@ struct Task {
         right(static_cast<int>(std::min<int64_t>(left + kTile, all.width))) {}
 };
 
-// Few pictures where each alone fills the second cache.
+// As many pictures as the second cache holds; of larger ones four, which share a tile's sources.
 template <typename Scalar>
 Tasks tasks_of(const Pictures<Scalar>& x, const std::vector<double>& angles) {
   const int64_t size = std::max<int64_t>(1, x.channels * x.height * x.width);
-  return Tasks(x, angles.size() == 1 ? std::max<int64_t>(1, (1 << 15) / size) : 1);
+  return Tasks(x, angles.size() == 1 ? std::max<int64_t>(4, (1 << 15) / size) : 1);
 }
 
 // The rectangle of the picture that holds all corners that a tile reads, be they outside.
