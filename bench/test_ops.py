@@ -19,7 +19,9 @@ the loss to all three sets.
 A column is timed only if its result and gradients agree with the float64 reference, for the loss
 also where all embeddings lie about 1e4 away from 0 (to 1e-4). The columns of
 a group are timed in turns, round by round, so that whatever slows the machine down slows all of
-them; pytest-benchmark then replays these times. Options: --threads, --benchmark-min-rounds,
+them; pytest-benchmark then replays these times. Memory comes from the C library's allocator as it
+is, as for its users: whoever makes many large temporaries often gets fresh pages for them, a
+microsecond or two each on a virtual machine. Options: --threads, --benchmark-min-rounds,
 --benchmark-max-time (seconds per column).
 """
 
