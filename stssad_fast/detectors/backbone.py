@@ -18,7 +18,8 @@ class BackboneDetector(nn.Module):
     Pictures are normalised here, after augmentation: by the backbone's own ``mean`` and ``std``, if
     it has attributes of these names (numbers, or one per channel: those it was pretrained with; 0
     and 1 if it normalises by itself), else by those of the training pictures. A backbone that
-    refuses grey pictures gets them as three equal channels.
+    refuses grey pictures gets them as three equal channels. On the CPU they come channels-last, the
+    faster layout, if the backbone embeds such pictures as it embeds others.
 
     Parameters that ask for no gradient are held as buffers, and stay what they are. Random layers
     (dropout) draw from a seed of their own, which is a buffer: one seed gives one result, also
@@ -57,6 +58,7 @@ class BackboneDetector(nn.Module):
         self.unit_embedding = unit_embedding
         self.backbone = copy.deepcopy(backbone).cpu().float()
         self.channels, self.dimensions, self.draws = _tried(self.backbone, channels, image_size)
+        self._channels_last = _takes_channels_last(self.backbone, self.channels, image_size)
         self.backbone.train()
         own = _own_normalisation(backbone, self.channels)
         if own is not None:
@@ -72,6 +74,8 @@ class BackboneDetector(nn.Module):
         """Embedding (B, D) of pictures (B, C, H, W) in [0, 1]."""
         x = image.expand(-1, self.channels, -1, -1)
         x = (x - self.mean[:, None, None]) / self.std[:, None, None]
+        if self._channels_last and x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last)
         if self.training and self.draws:
             with _seeded(int(self.seed), x.device):
                 z: Tensor = self.backbone(x)
@@ -131,6 +135,19 @@ def _tried(
         f"backbone {name} cannot take pictures {(2, channels, *image_size)} ({troubles[0]}). Give "
         "one for pictures of this kind, or convert or resize the pictures"
     ) from troubles[0]
+
+
+@torch.no_grad()
+def _takes_channels_last(backbone: nn.Module, channels: int, image_size: tuple[int, int]) -> bool:
+    """Whether layout changes nothing: ``view`` may fail, code of one's own misread the memory."""
+    image = torch.rand(2, channels, *image_size, generator=torch.Generator().manual_seed(0))
+    other = image.contiguous(memory_format=torch.channels_last)
+    with _seeded(0, image.device):
+        try:
+            plain, found = backbone.eval()(image), backbone(other)
+        except Exception:  # whatever the code of another raises
+            return False
+    return bool((found - plain).abs().max() <= 1e-3 * plain.abs().max())
 
 
 def _own_normalisation(backbone: nn.Module, channels: int) -> tuple[Tensor, Tensor] | None:

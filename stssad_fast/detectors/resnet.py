@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stssad_fast.ops import conv3x3
-from stssad_fast.ops.batch_norm import batch_norm, has_kernel
+from stssad_fast.ops.batch_norm import batch_norm, follow, has_kernel
 
 MIN_IMAGE_SIZE = 16
 
@@ -29,18 +29,11 @@ class BatchNorm(nn.BatchNorm2d):
             y = y if residual is None else y + residual
             return F.relu(y) if self.relu else y
         y, mean, var = batch_norm(x, self.weight, self.bias, residual, relu=self.relu, eps=self.eps)
-        with torch.no_grad():
-            self._follow(mean, var, x.numel() // x.shape[1])
-        return y
-
-    def _follow(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics towards those of a batch with ``count`` numbers a channel."""
-        assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
         self.num_batches_tracked.add_(1)
-        unbiased = var * (count / (count - 1))
-        for running, found in ((self.running_mean, mean), (self.running_var, unbiased)):
-            running.mul_(1 - self.momentum).add_(found, alpha=self.momentum)
+        count = x.numel() // x.shape[1]
+        follow(self.running_mean, self.running_var, mean, var, count, self.momentum)
+        return y
 
 
 class Conv3x3(nn.Conv2d):

@@ -240,6 +240,27 @@ def has_kernel(x: Tensor) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
 
 
+@torch.no_grad()
+def follow(
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    count: int | Tensor,
+    momentum: float,
+) -> None:
+    """Move running statistics (C,), if there are any, as ``F.batch_norm`` does in training.
+
+    Args:
+        mean, var: (C,), of a batch; the variance is biased, the running one is not.
+        count: numbers of a channel in it, two or more.
+        momentum: share of the batch in what they become.
+    """
+    for running, found in ((running_mean, mean), (running_var, var * (count / (count - 1)))):
+        if running is not None:
+            running.mul_(1 - momentum).add_(found, alpha=momentum)
+
+
 def _check_like(value: Tensor, name: str, shape: tuple[int, ...], x: Tensor) -> None:
     if tuple(value.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape}")

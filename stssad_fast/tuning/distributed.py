@@ -12,12 +12,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from stssad_fast.augment import Augmentation
 from stssad_fast.datasets import Pictures
 from stssad_fast.errors import InputError
-from stssad_fast.ops.batch_norm import has_kernel
+from stssad_fast.ops.batch_norm import follow, has_kernel
+from stssad_fast.tuning.batch_norm import TrainingBatchNorm
 from stssad_fast.tuning.hypergradient import Tensors
 from stssad_fast.tuning.ranks import Ranks
 from stssad_fast.tuning.tuner import Tuner, TunerConfig
@@ -74,11 +74,10 @@ class DistributedTuner(Tuner):
         return mean_distance_loss(self.ranks, *embedding.split(list(counts)))
 
 
-class CommonBatchNorm(TorchFunctionMode):
-    """Inside, ``F.batch_norm`` in training is by the statistics of all ranks' rows together.
+class CommonBatchNorm(TrainingBatchNorm):
+    """By the statistics of all ranks' rows together, running statistics too.
 
-    So are the modules ``nn.BatchNorm1d`` to ``3d``, and the running statistics. Arguments are own,
-    with weight and bias from :meth:`Ranks.spread`; differentiable to any order.
+    Arguments are own, with weight and bias from :meth:`Ranks.spread`; differentiable to any order.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -92,14 +91,11 @@ class CommonBatchNorm(TorchFunctionMode):
         arguments: tuple[Any, ...] = (),
         options: dict[str, Any] | None = None,
     ) -> Any:
-        options = options or {}
         if function is has_kernel:
             return False  # of the statistics of its argument alone
-        if function is F.batch_norm and (arguments[5:6] == (True,) or options.get("training")):
-            return self._normalised(*arguments, **options)
-        return function(*arguments, **options)
+        return super().__torch_function__(function, types, arguments, options)
 
-    def _normalised(
+    def normalised(
         self,
         x: Tensor,
         running_mean: Tensor | None,
@@ -129,11 +125,7 @@ class CommonBatchNorm(TorchFunctionMode):
         shift = (own - common_mean) * scale
         shift = shift if bias is None else shift + bias
         y = wide * scale.to(wide.dtype).view(each) + shift.to(wide.dtype).view(each)
-        with torch.no_grad():
-            pairs = ((running_mean, mean), (running_var, var * (count / (count - 1))))
-            for running, found in pairs:
-                if running is not None:
-                    running.mul_(1 - momentum).add_(found, alpha=momentum)
+        follow(running_mean, running_var, mean.detach(), var.detach(), count, momentum)
         return y.to(x.dtype)
 
 

@@ -16,6 +16,7 @@ from stssad_fast.checkpoint import prefixed, under
 from stssad_fast.datasets import Pictures, ReadAhead, batches
 from stssad_fast.errors import InputError
 from stssad_fast.ops import mean_distance_loss
+from stssad_fast.tuning.batch_norm import TrainingBatchNorm
 from stssad_fast.tuning.hypergradient import Loss, Tensors, bilevel_step
 from stssad_fast.tuning.mmd import mmd_loss
 from stssad_fast.tuning.optimizer import HyperOptimizer
@@ -410,7 +411,7 @@ class Tuner:
 
     def _norm(self) -> AbstractContextManager[Any]:
         """Where the detector is called."""
-        return nullcontext()
+        return TrainingBatchNorm() if self.device.type == "cpu" else nullcontext()
 
     def _cross_entropy(self, logit: Tensor, truth: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logit, truth)

@@ -206,3 +206,29 @@ def test_hypergradient_is_that_of_central_differences(norm):
         difference = (ahead - behind) / 2e-5
         assert abs(found[i] - difference) < 1e-6 * max(1.0, abs(difference.item()))
     assert (found.abs() > 1e-4).all()  # far above the tolerance
+
+
+class Layouts(nn.Module):
+    """Notes the layout that it is called with; may flatten with ``view``, or misread the memory."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.inner, self.kind, self.seen = nn.Conv2d(3, 4, 3, 2), kind, []
+
+    def forward(self, x):
+        self.seen.append(x.is_contiguous(memory_format=torch.channels_last))
+        if self.kind == "misreads":  # as a kernel does that takes any memory for contiguous
+            x = x.as_strided(x.shape, torch.empty(x.shape).stride())
+        z = self.inner(x)
+        return z.view(len(z), -1)[:, :9] if self.kind == "view" else z.mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", ["any", "view", "misreads"])
+def test_pictures_come_channels_last_to_those_that_can_take_them(kind, assert_close):
+    backbone, image = Layouts(kind), draw(3, 3, 9, 11)
+    before = torch.get_rng_state()
+    detector = make(backbone, 3, (9, 11), unit_embedding=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    detector.backbone.seen.clear()
+    assert_close(detector.embed(image), backbone(image))
+    assert detector.backbone.seen == [kind == "any"]

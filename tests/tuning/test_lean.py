@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from torch.profiler import profile
 from stssad_fast import STSSAD, CutDiff, InputError, Rotation
 from stssad_fast.detectors import ResNetDetector
 from stssad_fast.ops import conv3x3, extension, mean_distance_loss, rotate
+from stssad_fast.tuning.batch_norm import TrainingBatchNorm
 from stssad_fast.tuning.convolution import LeanConvolutions
 from stssad_fast.tuning.hypergradient import bilevel_step
 from stssad_fast.tuning.optimizer import HyperOptimizer
@@ -156,6 +158,56 @@ def test_other_convolutions_are_left_alone():
         assert type(F.conv2d(x, weight, torch.rand(2)).grad_fn).__name__ == "ConvolutionBackward0"
         same = F.conv2d(x, weight, padding="same")
     assert type(same.grad_fn).__name__ == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"affine": False}, {"momentum": None}, {"track_running_stats": False}, {"eps": 0.1}],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [(4, 3, 5, 6), (7, 3)], ids=str)
+def test_batch_norm_of_any_network_is_the_op(options, size):
+    """Values, two derivatives and running statistics are those of the module."""
+    x = torch.rand(size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    outcomes, operators = [], []
+    for where in (nullcontext(), TrainingBatchNorm()):
+        kind = nn.BatchNorm2d if len(size) == 4 else nn.BatchNorm1d
+        module = kind(3, **options).double()
+        for index, value in enumerate(module.parameters()):
+            nn.init.constant_(value, 0.7 + index)
+        image = x.clone().requires_grad_()
+        with profile() as record:
+            with where:
+                y = module(image)
+            wanted = [image, *module.parameters()]
+            first = torch.autograd.grad(y.pow(3).sum(), wanted, create_graph=True)
+            second = torch.autograd.grad(sum(g.square().sum() for g in first), wanted)
+            with where:
+                module.eval()(x)
+        outcomes.append([y, *first, *second, *module.buffers()])
+        operators.append({event.key for event in record.key_averages()})
+    for found, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+    for name in ("batch_norm", "batch_norm_backward", "batch_norm_double_backward"):
+        taken = extension.load() and len(size) == 4
+        assert (f"stssad_fast::{name}" in operators[1]) == taken
+
+
+def test_a_channel_of_one_number_is_refused_as_ever():
+    with TrainingBatchNorm(), pytest.raises(ValueError, match="more than 1 value per channel"):
+        nn.BatchNorm2d(3)(torch.rand(1, 3, 1, 1))
+
+
+def test_a_network_of_ones_own_takes_the_op():
+    backbone = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    pictures = torch.rand(8, 1, 16, 16)
+    options = {"iterations": 1, "warm_up": 0, "starts": [{"size": 0.05}], "batch_size": 4}
+    with profile() as record:
+        STSSAD(backbone=backbone, device="cpu", **options).fit(pictures, pictures)
+    name = "stssad_fast::batch_norm_double_backward"
+    assert any(event.key == name for event in record.key_averages()) == extension.load()
 
 
 def count(run, *names):
