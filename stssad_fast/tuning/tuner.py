@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -409,9 +408,9 @@ class Tuner:
     def _shares(self, *sets: Tensor) -> list[Tensor]:
         return [self._share(rows) for rows in sets]
 
-    def _norm(self) -> AbstractContextManager[Any]:
+    def _norm(self) -> TrainingBatchNorm:
         """Where the detector is called."""
-        return TrainingBatchNorm() if self.device.type == "cpu" else nullcontext()
+        return TrainingBatchNorm()
 
     def _cross_entropy(self, logit: Tensor, truth: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logit, truth)
