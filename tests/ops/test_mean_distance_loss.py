@@ -109,6 +109,31 @@ def test_aligned_clusters_are_at_rest_if_normal_test_rows_are_as_many_as_augment
     assert np.sign(round(gradient.sum().item(), 12)) == balance
 
 
+@pytest.mark.parametrize(("scatter", "ridge"), [(1.0, 11.25**0.5), (0.0, 3**0.5)])
+def test_augmented_rows_fall_off_a_ridge_where_no_anomaly_is_told_apart(
+    loss, scatter, ridge, assert_close
+):
+    """docs/method.md: towards the normal rows or away; which end is lower depends on scatter."""
+    unit = torch.eye(4, dtype=torch.float64)
+    train, test = torch.stack([unit[1], -unit[1]]), torch.stack([unit[2], -unit[2]])
+
+    def at(distance):
+        noise = scatter * torch.stack([unit[3], -unit[3]])
+        return loss(train, distance * unit[0] + noise, test)
+
+    def slope(distance):
+        x = torch.tensor(distance, dtype=torch.float64, requires_grad=True)
+        return torch.autograd.grad(at(x), x)[0]
+
+    for r in (0.0, 1.0, ridge, 10.0):
+        spread = (2 + scatter**2) / 3 + 2 * r**2 / 9
+        assert_close(at(r), scalars((1 + math.hypot(1, r)) / (2 * spread**0.5))[0, 0])
+    assert slope(0.5 * ridge) > 1e-3
+    assert slope(2 * ridge) < -1e-3
+    assert abs(slope(ridge)) < 1e-12
+    assert (at(0.0) < at(1e6)) == (scatter == 1)
+
+
 def test_repeating_every_row_does_not_matter(loss, assert_close):
     sets = draw()
     assert_close(loss(*(s.repeat(3, 1) for s in sets)), loss(*sets))
