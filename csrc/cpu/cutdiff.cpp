@@ -15,9 +15,12 @@ namespace {
 
 // Rows whose moments make one partial sum: a fixed number, so that threads change no bit.
 constexpr int64_t kRows = 16;
+// Rows from the numbers in use to those that are asked of memory: the processor by itself does not
+// foresee what the patch leaves out, nor as many channels apart.
+constexpr int64_t kAhead = 2;
+constexpr int64_t kLine = 64;  // bytes
 
-// p of the elements of a row from row.begin on, and the column of each; `repeat` neighbours share
-// one.
+// p of all elements of a row, and the column of each; `repeat` neighbours share one.
 template <typename T>
 struct Elements {
   std::vector<T> p, column;
@@ -27,28 +30,29 @@ struct Elements {
     for (int64_t k = 0; k < width * repeat; ++k) column[k] = static_cast<T>(k / repeat);
   }
 
+  // Whole lanes are calculated: beyond the ends of the patch that gives 0, too.
   INLINE void fill(const PatchRow<T>& row, int64_t repeat) {
-    const int64_t count = (row.end - row.begin) * repeat;
-    const T* RESTRICT columns = column.data() + row.begin * repeat;
+    const int64_t size = p.size(), begin = row.begin * repeat / kLanes * kLanes;
+    const int64_t end = std::min((row.end * repeat + kLanes - 1) / kLanes * kLanes, size);
+    const T* RESTRICT columns = column.data();
     T* RESTRICT ps = p.data();
-    for (int64_t k = 0; k < count; ++k) ps[k] = row.value(row.w2(columns[k]));
+    for (int64_t k = 0; k < begin; ++k) ps[k] = 0;
+    for (int64_t k = begin; k < end; ++k) ps[k] = row.value(row.w2(columns[k]));
+    for (int64_t k = end; k < size; ++k) ps[k] = 0;
   }
 };
 
-// One run of neighbours along a row; p stands for the elements from begin to end, else it is 0.
-// `mean` and `scale` have one number for the run, or one for `each` element.
+// One run of neighbours along a row. `mean` and `scale` have one number for the run, or one for
+// `each` element.
 template <bool each, typename Scalar, typename T>
 INLINE void cut_run(const Scalar* x, int64_t x_stride, Scalar* y, int64_t y_stride, int64_t size,
-                    int64_t begin, int64_t end, const T* p, const T* mean, const T* scale) {
+                    const T* p, const T* mean, const T* scale) {
   const T m = each ? T(0) : *mean, s = each ? T(1) : *scale;
   const auto all = [=](int64_t xs, int64_t ys) INLINE_LAMBDA {
-    const auto put = [=](int64_t k, T patch) INLINE_LAMBDA {
-      const T value = cut(T(x[k * xs]), patch);
+    for (int64_t k = 0; k < size; ++k) {
+      const T value = cut(T(x[k * xs]), p[k]);
       y[k * ys] = Scalar(each ? (value - mean[k]) * scale[k] : (value - m) * s);
-    };
-    for (int64_t k = 0; k < begin; ++k) put(k, T(0));
-    for (int64_t k = begin; k < end; ++k) put(k, p[k - begin]);
-    for (int64_t k = end; k < size; ++k) put(k, T(0));
+    }
   };
   x_stride == 1 && y_stride == 1 ? all(1, 1) : all(x_stride, y_stride);
 }
@@ -84,15 +88,17 @@ void forward(const Tensor& image, const Tensor& shape, const Tensor& center,
             const int64_t b = task / x.height, i = task % x.height;
             const PatchRow<T> row(shapes[b], centers[b], i, x.height, x.width);
             elements.fill(row, repeat);
-            const int64_t from = row.begin * repeat, to = row.end * repeat;
             const T* p = elements.p.data();
             for (int64_t c = 0; c < runs; ++c) {
               const Scalar* xs = x.row(b, c, i);
               Scalar* ys = y.row(b, c, i);
+              for (int64_t k = 0; k < size; k += kLine / sizeof(Scalar)) {
+                prefetch(xs + kAhead * x.row_stride + k * x_stride);
+              }
               if (interleaved) {
-                cut_run<true>(xs, 1, ys, 1, size, from, to, p, mean, scale);
+                cut_run<true>(xs, 1, ys, 1, size, p, mean, scale);
               } else {
-                cut_run<false>(xs, x_stride, ys, y_stride, size, from, to, p, mean + c, scale + c);
+                cut_run<false>(xs, x_stride, ys, y_stride, size, p, mean + c, scale + c);
               }
             }
           }
@@ -110,7 +116,7 @@ class RowMoments {
   template <int channels, bool each, typename Scalar>
   INLINE void add(const PatchRow<T>& row, const T* columns, int64_t count, const Scalar* x,
                   int64_t x_plane, int64_t x_stride, const Scalar* g, int64_t g_plane,
-                  int64_t g_stride, const T* scale) {
+                  int64_t g_stride, const T* scale, int64_t x_ahead, int64_t g_ahead) {
     T none[kLanes] = {}, once[kLanes] = {}, twice[kLanes] = {};  // times w2
     const auto all = [&](int64_t xs, int64_t gs) INLINE_LAMBDA {
       const auto one = [&](int64_t k, int lane, bool counts) INLINE_LAMBDA {
@@ -127,6 +133,10 @@ class RowMoments {
       };
       int64_t k = 0;
       for (; k + kLanes <= count; k += kLanes) {
+        for (int c = 0; c < channels; ++c) {
+          prefetch(x + c * x_plane + k * xs + x_ahead);
+          prefetch(g + c * g_plane + k * gs + g_ahead);
+        }
         for (int lane = 0; lane < kLanes; ++lane) one(k + lane, lane, true);
       }
       const int64_t last = count - kLanes;
@@ -165,17 +175,13 @@ class RowMoments {
 // The gradient for one run of the picture.
 template <bool each, typename Scalar, typename T>
 INLINE void pass_run(const Scalar* x, int64_t x_stride, const Scalar* g, int64_t g_stride,
-                     Scalar* y, int64_t y_stride, int64_t size, int64_t begin, int64_t end,
-                     const T* p, const T* scale) {
+                     Scalar* y, int64_t y_stride, int64_t size, const T* p, const T* scale) {
   const T s = each ? T(1) : *scale;
   const auto all = [=](int64_t xs, int64_t gs, int64_t ys) INLINE_LAMBDA {
-    const auto put = [=](int64_t k, T patch) INLINE_LAMBDA {
+    for (int64_t k = 0; k < size; ++k) {
       const T value = T(g[k * gs]) * (each ? scale[k] : s);
-      y[k * ys] = Scalar(inside(T(x[k * xs]), patch) ? value : T(0));
-    };
-    for (int64_t k = 0; k < begin; ++k) put(k, T(0));
-    for (int64_t k = begin; k < end; ++k) put(k, p[k - begin]);
-    for (int64_t k = end; k < size; ++k) put(k, T(0));
+      y[k * ys] = Scalar(inside(T(x[k * xs]), p[k]) ? value : T(0));
+    }
   };
   x_stride == 1 && g_stride == 1 && y_stride == 1 ? all(1, 1, 1) : all(x_stride, g_stride, y_stride);
 }
@@ -214,7 +220,7 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
                 constexpr bool known = decltype(each)::value;  // then strides are 1
                 pass_run<known>(x.row(b, c, i), known ? 1 : x_stride, g.row(b, c, i),
                                 known ? 1 : g_stride, y.row(b, c, i), known ? 1 : y_stride, size,
-                                from, to, elements.p.data(), s);
+                                elements.p.data(), s);
               };
               // All lanes: beyond its ends p is 0.
               const int64_t lanes = (to - from + kLanes - 1) / kLanes * kLanes;
@@ -225,7 +231,7 @@ void backward(const Tensor& grad, const Tensor& image, const Tensor& shape, cons
                 moments.template add<decltype(channels)::value, known>(
                     row, elements.column.data() + first, count, x.row(b, c, i) + first * x_step,
                     x.channel_stride, x_step, g.row(b, c, i) + first * g_step, g.channel_stride,
-                    g_step, s);
+                    g_step, s, kAhead * x.row_stride, kAhead * g.row_stride);
               };
               using std::integral_constant, std::true_type, std::false_type;
               if (wants_image) {

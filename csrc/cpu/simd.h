@@ -38,6 +38,15 @@
 
 namespace stssad_fast {
 
+// Asks for memory that will be needed; any address will do.
+INLINE void prefetch(const void* address) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(address);
+#else
+  (void)address;
+#endif
+}
+
 enum class Simd { portable, avx2, avx512 };
 
 // Those that this machine can run, the best one last, and the one in use: the best one, unless the
