@@ -89,9 +89,10 @@ class STSSAD(OutlierScores):
             ``validation_norm="running"``.
         validation_distance: what the validation loss measures between embeddings:
             ``"mean_distance"`` (Eq. 2-3); ``"centroid"``: the same with all augmented embeddings at
-            their mean, so that the loss does not fall because they scatter (docs/method.md); for
-            comparison ``"mmd"``, the maximum mean discrepancy after the same normalisation, or
-            ``"mmd_raw"``, without it (MMD1, MMD2 in the paper).
+            their mean, so that the loss does not fall because they scatter, for anomalies that the
+            detector tells apart (docs/method.md); for comparison ``"mmd"``, the maximum mean
+            discrepancy after the same normalisation, or ``"mmd_raw"``, without it (MMD1, MMD2 in
+            the paper).
         validation_norm: batch norm in the validation pass: ``"joint"`` statistics of the training,
             augmented and test pictures together, or the ``"running"`` ones.
         unit_embedding: scale embeddings to length 1.
