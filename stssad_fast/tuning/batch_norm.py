@@ -14,7 +14,7 @@ class TrainingBatchNorm(TorchFunctionMode):
     """Inside, ``F.batch_norm`` in training is by the op, where that has a kernel.
 
     So is ``nn.BatchNorm2d``, and any other module that calls the function. The bilevel step takes
-    the second derivative of every layer, which PyTorch composes of a dozen passes over it.
+    the second derivative of every layer, which PyTorch composes of a dozen passes.
     """
 
     def __torch_function__(
