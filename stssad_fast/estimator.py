@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -554,6 +554,12 @@ class STSSAD(OutlierScores):
         if not self.strategy.endswith("order"):
             starts = starts[:1]
         extra = {"parametrization": self.parametrization} if kind is CutDiff else {}
+        for start in starts:
+            if not isinstance(start, Mapping):
+                raise InputError(
+                    f"starts has {start!r}; expected a list of dicts, one per start, "
+                    f"such as {kind.starts()[0]}"
+                )
         try:
             made = [kind(**start, **extra) for start in starts]
         except (TypeError, ValueError) as error:

@@ -231,6 +231,8 @@ def test_wrong_pictures_after_fit(fitted):
         ({"augmentation": "blur"}, "augmentation is 'blur'; choose one of cutdiff, cutout"),
         ({"starts": []}, "starts is empty"),
         ({"starts": [{"angel": 3.0}]}, "angel"),
+        ({"starts": [0.01]}, "starts has 0.01; expected a list of dicts, .* such as {'size'"),
+        ({"starts": {"size": 0.1}}, "starts has 'size'; expected a list of dicts"),
         ({"starts": [{"size": -1.0}]}, "size has values that are not positive"),
         ({"augmentation": Rotation()}, "starts belong to a named augmentation"),
         ({"device": "abacus"}, "device 'abacus' cannot be used"),
