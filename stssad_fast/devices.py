@@ -5,8 +5,8 @@ import torch
 from stssad_fast.errors import InputError
 
 
-def find_device(name: str) -> torch.device:
-    """The torch device of this name; ``"auto"`` is a GPU if there is one.
+def find_device(name: str | torch.device) -> torch.device:
+    """The torch device, or the one of this name; ``"auto"`` is a GPU if there is one.
 
     Raises:
         InputError: there is no such device, or it cannot be used.
@@ -16,6 +16,9 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used: {error}") from error
+    except (TypeError, RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {name!r} cannot be used ({error}); choose 'auto', 'cpu', 'cuda' or a "
+            "torch.device"
+        ) from error
     return device

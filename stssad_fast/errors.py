@@ -1,4 +1,4 @@
-"""The one exception that is meant for people."""
+"""Exceptions that are meant for people."""
 
 
 class InputError(ValueError):
@@ -8,3 +8,7 @@ class InputError(ValueError):
     line prints it without a traceback and leaves with exit code 2; from Python it is a
     ``ValueError`` like any other.
     """
+
+
+class Diverged(InputError):
+    """No start of a fit led to a detector that can score."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from stssad_fast import checkpoint
 from stssad_fast.augment import Augmentation, CutDiff, CutOut, CutPaste, Rotation
+from stssad_fast.augment.own import check_own
 from stssad_fast.datasets import Images, Pictures, as_train_test, mean_and_std
 from stssad_fast.detectors import (
     MIN_IMAGE_SIZE,
@@ -30,7 +31,7 @@ from stssad_fast.detectors import (
 )
 from stssad_fast.devices import find_device
 from stssad_fast.errors import InputError
-from stssad_fast.outliers import OutlierScores
+from stssad_fast.outliers import OutlierScores, all_or_nothing
 from stssad_fast.tuning import ensemble, selection
 from stssad_fast.tuning.density import GaussianDensity
 from stssad_fast.tuning.ranks import Ranks
@@ -170,7 +171,7 @@ class STSSAD(OutlierScores):
         "n_jobs": [None, Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
         "distributed": ["boolean"],
         "random_state": ["random_state"],
-        "device": [str],
+        "device": [str, torch.device],
     }
     _fitted_by = "starts_"
 
@@ -211,7 +212,7 @@ class STSSAD(OutlierScores):
         n_jobs: int | None = None,
         distributed: bool = False,
         random_state: int | np.random.RandomState | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
     ) -> None:
         self.augmentation = augmentation
         self.starts = starts
@@ -247,6 +248,7 @@ class STSSAD(OutlierScores):
         self.random_state = random_state
         self.device = device
 
+    @all_or_nothing
     def fit(
         self,
         train_images: Images,
@@ -263,8 +265,8 @@ class STSSAD(OutlierScores):
             train_images: normal pictures, at least 2.
             test_images: unlabelled pictures to find anomalies in, at least 2. Those that stay on
                 the disk are gone through batch by batch; memory does not grow with their number.
-            checkpoint_path: file to keep the state in; Ctrl-C and SIGTERM then end the present
-                step and write it before KeyboardInterrupt is raised.
+            checkpoint_path: file to keep the state in, new unless ``resume``; Ctrl-C and SIGTERM
+                then end the present step and write it before KeyboardInterrupt is raised.
             checkpoint_interval: seconds between two writes, so the most that a crash can lose.
             resume: go on from ``checkpoint_path``, to the result an unbroken fit would have had;
                 if there is no such file, begin.
@@ -272,22 +274,31 @@ class STSSAD(OutlierScores):
 
         Raises:
             InputError: the pictures cannot be used or are no longer there, the checkpoint is
-                damaged or of another run, a process of ``n_jobs`` or ``distributed`` was ended, or
-                their pictures or parameters differ; the message says what to do.
+                damaged, of another run or in the way of a new one, an augmentation or a backbone
+                of your own does not do what it should, every start diverged, a process of
+                ``n_jobs`` or ``distributed`` was ended, or their pictures or parameters differ;
+                the message says what to do.
             ValueError: a parameter is out of range.
+
+        After an error, or Ctrl-C, what was fitted before is as it was.
         """
         self.check_parameters()
         device = find_device(self.device)
         ranks = Ranks(device) if self.distributed else None
-        with ranks.joined() if ranks else nullcontext():
-            train, test = as_train_test(train_images, test_images, min_side=MIN_IMAGE_SIZE)
         path = None if checkpoint_path is None else Path(checkpoint_path)
+        with ranks.joined() if ranks else nullcontext():
+            _check_checkpoint(path, checkpoint_interval, resume)
+            train, test = as_train_test(train_images, test_images, min_side=MIN_IMAGE_SIZE)
+            mean, std = mean_and_std(train)
         draw = partial(self._seed, path if resume else None)
         seed = ranks.first(draw) if ranks else draw()
         starts = self._starts()
+        if isinstance(self.augmentation, Augmentation):
+            pictures = train[torch.arange(2)].to(device)
+            check_own(starts[0].to(device), pictures, self.strategy.endswith("order"))
         places = [start.describe() for start in starts]
         self.image_shape_ = tuple(train.shape[1:])
-        make_detector = partial(self._detector, *mean_and_std(train))
+        make_detector = partial(self._detector, mean, std)
         search = selection.Search(
             _at(train, device),
             _at(test, device),
@@ -316,11 +327,11 @@ class STSSAD(OutlierScores):
         self.starts_ = search.results
         self.chosen_start_ = selection.choose(self.starts_, self.selection)
         self._restore(search.tensors[self.chosen_start_], make_detector(), device)
-        if self.ensemble:
-            self.members_ = [
-                _Member.of(search.tensors[index], make_detector(), device)
-                for index in ensemble.members(self.starts_)
-            ]
+        self.members_ = [
+            _Member.of(search.tensors[index], make_detector(), device)
+            for index in (ensemble.members(self.starts_) if self.ensemble else [])
+        ]
+        self._fitted_with = self.get_params(deep=False)
         if self.contamination == "auto":
             self._set_threshold(float(np.quantile(self.anomaly_scores(train), 0.95)))
         else:
@@ -375,7 +386,7 @@ class STSSAD(OutlierScores):
         With ``ensemble``, a number in [0, 1] instead.
         """
         checked = self._checked(images)
-        if not self.ensemble:
+        if not self.members_:
             return _Member(self.detector_, self.density_).scores(checked)
         return self._combined([member.scores(checked) for member in self.members_])
 
@@ -383,7 +394,7 @@ class STSSAD(OutlierScores):
     def test_scores_(self) -> NDArray[np.float64]:
         """:meth:`anomaly_scores` (M,) of the test pictures of :meth:`fit`."""
         check_is_fitted(self, "starts_")
-        if not self.ensemble:
+        if not self.members_:
             return np.array(self.starts_[self.chosen_start_]["scores"])
         return self._combined(self._references())
 
@@ -404,25 +415,27 @@ class STSSAD(OutlierScores):
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one safetensors file; the JSON is in its header.
 
-        Of a ``backbone`` it holds the weights only; :meth:`load` needs the module.
+        Its parameters are those that it was fitted with. Of a ``backbone`` it holds the weights
+        only; :meth:`load` needs the module.
 
         Raises:
             InputError: the file cannot be written, or the augmentation is a module of your own,
                 which no file can hold: save its ``state_dict`` yourself.
         """
         check_is_fitted(self, "starts_")
-        if not isinstance(self.augmentation, str):
+        params = dict(self._fitted_with)
+        augmentation, backbone = params["augmentation"], params.pop("backbone")
+        if not isinstance(augmentation, str):
             raise InputError(
-                f"augmentation is the module {type(self.augmentation).__name__}; only named "
+                f"augmentation is the module {type(augmentation).__name__}; only named "
                 "augmentations can be saved. Save augmentation_.state_dict() yourself"
             )
-        params = self.get_params() | {"backbone": None}
-        if not isinstance(params["random_state"], int | None):
+        if isinstance(params["random_state"], np.random.RandomState):
             params["random_state"] = None
         values = {
             "format": FORMAT,
-            "params": json.loads(json.dumps(params, default=float)),
-            "backbone": None if self.backbone is None else backbone_name(self.backbone),
+            "params": json.loads(json.dumps(params, default=_plain)),
+            "backbone": None if backbone is None else backbone_name(backbone),
             "starts": self.starts_,
             "chosen_start": self.chosen_start_,
             "image_shape": self.image_shape_,
@@ -433,13 +446,16 @@ class STSSAD(OutlierScores):
             **checkpoint.prefixed("augmentation", self.augmentation_.state_dict()),
             **checkpoint.prefixed("density", self.density_.state()),
         }
-        for index, member in enumerate(self.members_ if self.ensemble else []):
+        for index, member in enumerate(self.members_):
             tensors |= checkpoint.prefixed(f"member{index}", member.tensors())
         checkpoint.save(Path(path), tensors, values)
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str = "auto", backbone: nn.Module | None = None
+        cls,
+        path: str | Path,
+        device: str | torch.device = "auto",
+        backbone: nn.Module | None = None,
     ) -> Self:
         """Read what :meth:`save` wrote; scores are the same to the last bit.
 
@@ -471,13 +487,12 @@ class STSSAD(OutlierScores):
             model.image_shape_ = tuple(values["image_shape"])
             model._set_threshold(values["threshold"])
             model._restore(tensors, model._detector(), place)
-            if model.ensemble:
-                model.members_ = [
-                    _Member.of(
-                        checkpoint.under(f"member{index}", tensors), model._detector(), place
-                    )
-                    for index in range(len(ensemble.members(model.starts_)))
-                ]
+            members = ensemble.members(model.starts_) if model.ensemble else []
+            model.members_ = [
+                _Member.of(checkpoint.under(f"member{index}", tensors), model._detector(), place)
+                for index in range(len(members))
+            ]
+            model._fitted_with = model.get_params(deep=False)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if name:
                 raise InputError(
@@ -598,6 +613,32 @@ class _Member:
 
     def scores(self, images: Pictures) -> NDArray[np.float64]:
         return self.density.score_at(selection.distances(self.detector, self.density, images))
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as JSON has it: NumPy's numbers and arrays as Python's, a device as its name."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _check_checkpoint(path: Path | None, interval: float, resume: bool) -> None:
+    try:
+        valid = 0 <= interval < np.inf
+    except TypeError:
+        valid = False
+    if not valid:
+        raise ValueError(f"checkpoint_interval is {interval!r}; expected seconds, at least 0")
+    if path is None:
+        if resume:
+            raise InputError("resume is True; give the checkpoint_path to go on from, too")
+    elif not path.parent.is_dir():
+        raise InputError(
+            f"checkpoint_path is {path}, and {path.parent} is no folder; make it first"
+        )
+    elif path.exists() and not resume:
+        raise InputError(
+            f"checkpoint_path is {path}, which exists; give resume=True to go on from it, delete "
+            "it, or choose another path"
+        )
 
 
 def _at(pictures: Pictures, device: torch.device) -> Pictures:

@@ -1,8 +1,11 @@
 """What all estimators share: scores with scikit-learn's signs, a threshold, checked pictures."""
 
-from typing import Any, ClassVar
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
@@ -12,6 +15,26 @@ from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.errors import InputError
 
 Scores = NDArray[np.float64]
+
+Estimator = TypeVar("Estimator", bound=BaseEstimator)
+Arguments = ParamSpec("Arguments")
+Fit = Callable[Concatenate[Estimator, Arguments], Estimator]
+
+
+def all_or_nothing(fit: Fit[Estimator, Arguments]) -> Fit[Estimator, Arguments]:
+    """A ``fit`` that fails, or is interrupted, leaves the estimator as it was."""
+
+    @functools.wraps(fit)
+    def whole(self: Estimator, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Estimator:
+        before = dict(vars(self))
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    return whole
 
 
 class OutlierScores(OutlierMixin, BaseEstimator):
@@ -25,7 +48,7 @@ class OutlierScores(OutlierMixin, BaseEstimator):
         threshold_: anomaly score above which a picture is predicted anomalous; ``-offset_``.
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"device": [str]}
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {"device": [str, torch.device]}
     _fitted_by: ClassVar[str] = "threshold_"
 
     image_shape_: tuple[int, ...]

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -170,9 +171,84 @@ def test_a_damaged_or_foreign_file_is_refused(fitted, tmp_path):
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="cannot be read"):
         STSSAD.load(path)
+    path.unlink()
     make().fit(TRAIN, TEST, checkpoint_path=path)  # ours, but no model
     with pytest.raises(InputError, match="not a model"):
         STSSAD.load(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": np.int64(2), "batch_size": np.int32(4)},
+        {"ensemble": np.bool_(True)},
+        {"learning_rate": np.float32(0.01)},
+        {"starts": np.array([{"size": 0.1}])},
+        {"device": torch.device("cpu")},
+    ],
+    ids=repr,
+)
+def test_a_model_with_parameters_of_other_libraries_is_one_to_fit_again(tmp_path, changes):
+    model = make(**changes).fit(TRAIN, TEST)
+    model.save(tmp_path / "model")
+    loaded = STSSAD.load(tmp_path / "model", device=torch.device("cpu"))
+    loaded.save(tmp_path / "again")
+    assert (loaded.anomaly_scores(TEST) == model.anomaly_scores(TEST)).all()
+    assert (loaded.fit(TRAIN, TEST).anomaly_scores(TEST) == model.anomaly_scores(TEST)).all()
+
+
+@pytest.mark.parametrize(
+    "later",
+    [{"width": 8}, {"unit_embedding": False}, {"ensemble": True}, {"augmentation": Rotation()}],
+)
+def test_what_is_set_after_a_fit_does_not_change_what_was_fitted(tmp_path, later):
+    model = make().fit(TRAIN, TEST)
+    before = model.anomaly_scores(TEST)
+    model.set_params(**later)
+    assert (model.anomaly_scores(TEST) == before).all()
+    model.save(tmp_path / "model")
+    loaded = STSSAD.load(tmp_path / "model")
+    assert (loaded.anomaly_scores(TEST) == before).all()
+    assert loaded.get_params()["width"] == PARAMS["width"]
+
+
+def interrupted(progress):
+    raise KeyboardInterrupt
+
+
+def test_a_second_fit_that_does_not_end_leaves_the_first(tmp_path):
+    model = make().fit(TRAIN, TEST)
+    before = model.anomaly_scores(TEST)
+    for train, how in ((draw(6, 0, 3), interrupted), (TRAIN, interrupted), (draw(6, 0, 2), None)):
+        with pytest.raises((KeyboardInterrupt, InputError)):
+            model.fit(train, train, callback=how)
+        assert (model.anomaly_scores(TEST) == before).all()
+    model.save(tmp_path / "model")
+    assert (STSSAD.load(tmp_path / "model").anomaly_scores(TEST) == before).all()
+
+
+def unwanted(progress):
+    raise AssertionError("a step was done")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"resume": True}, "give the checkpoint_path"),
+        ({"checkpoint_path": "{folder}/missing/checkpoint"}, "is no folder; make it first"),
+        ({"checkpoint_path": "{folder}/photo.jpg"}, "photo.jpg, which exists; give resume=True"),
+        ({"checkpoint_interval": math.nan}, "checkpoint_interval is nan"),
+        ({"checkpoint_interval": "10"}, "checkpoint_interval is '10'"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_is_refused_before_any_work(tmp_path, how, words):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"precious")
+    if "checkpoint_path" in how:
+        how = {"checkpoint_path": how["checkpoint_path"].format(folder=tmp_path)}
+    with pytest.raises(ValueError, match=words):
+        make().fit(TRAIN, TEST, callback=unwanted, **how)
+    assert photo.read_bytes() == b"precious"
 
 
 def test_a_model_that_cannot_be_written(fitted, tmp_path):
@@ -235,7 +311,7 @@ def test_wrong_pictures_after_fit(fitted):
         ({"starts": {"size": 0.1}}, "starts has 'size'; expected a list of dicts"),
         ({"starts": [{"size": -1.0}]}, "size has values that are not positive"),
         ({"augmentation": Rotation()}, "starts belong to a named augmentation"),
-        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used .*choose 'auto'"),
         ({"strategy": "guess"}, "strategy"),
         ({"iterations": 0}, "iterations"),
         ({"validation": "all"}, "set validation_norm to 'running'"),
@@ -301,6 +377,61 @@ def test_an_augmentation_of_your_own(tmp_path):
         model.save(tmp_path / "model")
 
 
+class Misshapen(Brightness):
+    def forward(self, image, *, generator=None):
+        return image[:, :, 1:] * self.factor
+
+
+class Double(Brightness):
+    def forward(self, image, *, generator=None):
+        return image.double() * self.factor
+
+
+class Nothing(Brightness):
+    def forward(self, image, *, generator=None):
+        return None
+
+
+class Constant(Brightness):
+    def forward(self, image, *, generator=None):
+        return image * 0.5
+
+
+class Undescribed(Brightness):
+    describe = Augmentation.describe
+
+
+class Tensors(Brightness):
+    def describe(self):
+        return {"factor": self.factor}
+
+
+class Keyless(Brightness):
+    def forward(self, image):
+        return image * self.factor
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Misshapen, r"gives \(2, 1, 15, 16\) of torch.float32 for pictures"),
+        (Double, "of torch.float64 for pictures"),
+        (Nothing, "gives a NoneType; expected a tensor"),
+        (Constant, "no gradient for its parameters"),
+        (Undescribed, r"lacks .* describe\(\), or fails in them: NotImplementedError"),
+        (Tensors, "expected plain numbers"),
+        (Keyless, r"lacks forward\(image, \*, generator=None\)"),
+    ],
+)
+def test_an_augmentation_of_your_own_that_lacks_something(kind, words):
+    with pytest.raises(InputError, match=f"(?s)augmentation is {kind.__name__}, .*{words}"):
+        make(augmentation=kind(), starts=None).fit(TRAIN, TEST, callback=unwanted)
+
+
+def test_an_augmentation_of_your_own_without_gradients_is_good_for_a_strategy_without(tmp_path):
+    assert make(augmentation=Constant(), starts=None, strategy="random_static").fit(TRAIN, TEST)
+
+
 def test_rgb_and_non_square_pictures():
     train, test = draw(6, 0, 3, 24)[:, :, :16], draw(5, 1, 3, 24)[:, :, :16]
     model = make(starts=[{"size": 0.01}]).fit(train, test)
@@ -326,6 +457,8 @@ def test_resume_without_a_seed_goes_on_with_the_seed_of_the_checkpoint(tmp_path)
 def test_divergence_is_one_clear_sentence():
     with pytest.raises(InputError, match="every start diverged"):
         make(learning_rate=1e30, warm_up=4).fit(TRAIN, TEST)
+    with pytest.raises(InputError, match="train_images is all of one colour"):
+        make().fit(TRAIN * 0 + 7, TEST)
 
 
 def test_checkpoint_of_other_starts_is_refused(tmp_path):

@@ -114,7 +114,7 @@ def fit(count):
     test = np.load(sys.argv[1] + "/test.npy", mmap_mode="r")[:count]
     model = STSSAD(width=1, iterations=1, warm_up=1, batch_size=4, starts=[{"size": 0.01}],
                    random_state=0, device="cpu")
-    model.fit(test[:40], test, checkpoint_path=sys.argv[1] + "/checkpoint")
+    model.fit(test[:40], test, checkpoint_path=f"{sys.argv[1]}/checkpoint.{count}")
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -46,7 +46,7 @@ class AutoEncoder(Trained[ConvAutoEncoder]):
         batch_size: int = 32,
         learning_rate: float = 1e-3,
         random_state: int | np.random.RandomState | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
     ) -> None:
         self.augmentation = augmentation
         self.augmentation_settings = augmentation_settings

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stssad_fast.datasets import Images, Pictures, as_pictures
+from stssad_fast.datasets import Images, Pictures, as_train
 from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.devices import find_device
-from stssad_fast.outliers import OutlierScores, Scores
+from stssad_fast.outliers import OutlierScores, Scores, all_or_nothing
 
 Callback = Callable[[int, int], None]
 """Called with the epochs done and to do."""
@@ -30,8 +30,9 @@ class Baseline(OutlierScores):
             of the training scores; ``-offset_``.
     """
 
-    device: str
+    device: str | torch.device
 
+    @all_or_nothing
     def fit(self, train_images: Images, *, callback: Callback | None = None) -> Self:
         """Learn what is normal.
 
@@ -43,12 +44,12 @@ class Baseline(OutlierScores):
             InputError: the pictures, the augmentation or the device cannot be used, or training
                 diverged.
             ValueError: a parameter is out of range.
+
+        After an error, or Ctrl-C, what was fitted before is as it was.
         """
         self._validate_params()
         device = find_device(self.device)
-        train = as_pictures(
-            train_images, name="train_images", split="train", min_side=MIN_IMAGE_SIZE, min_count=2
-        )
+        train = as_train(train_images, min_side=MIN_IMAGE_SIZE)
         self.image_shape_ = tuple(train.shape[1:])
         train = train.to(device) if isinstance(train, Tensor) else train
         scores = self._learn(train, device, callback)

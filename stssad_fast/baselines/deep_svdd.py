@@ -45,7 +45,7 @@ class DeepSVDD(Trained[SVDDNetwork]):
         batch_size: int = 32,
         learning_rate: float = 1e-4,
         random_state: int | np.random.RandomState | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
     ) -> None:
         self.width = width
         self.hidden = hidden
@@ -117,7 +117,7 @@ class DeepSAD(DeepSVDD):
         batch_size: int = 32,
         learning_rate: float = 1e-4,
         random_state: int | np.random.RandomState | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
     ) -> None:
         super().__init__(
             width=width,

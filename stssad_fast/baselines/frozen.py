@@ -37,7 +37,7 @@ class FrozenFeatures(Baseline):
         "backbone": [nn.Module],
     }
 
-    def __init__(self, backbone: nn.Module, *, device: str = "auto") -> None:
+    def __init__(self, backbone: nn.Module, *, device: str | torch.device = "auto") -> None:
         self.backbone = backbone
         self.device = device
 

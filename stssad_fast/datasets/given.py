@@ -67,15 +67,32 @@ def as_pictures(
     return pictures
 
 
+def as_train(train: Images, *, min_side: int = MIN_SIDE) -> Pictures:
+    """Checks training pictures as `as_pictures` does.
+
+    Raises:
+        InputError: they are fewer than two, or all of one colour.
+    """
+    train = as_pictures(train, name="train_images", split="train", min_side=min_side, min_count=2)
+    color = next(batches(train))[:1, :, :1, :1]
+    if all(bool((images == color).all()) for images in batches(train)):
+        raise InputError(
+            f"train_images is all of one colour ({', '.join(f'{v:g}' for v in color.flatten())}), "
+            "expected pictures to learn from; floats in [0, 1] that were cast to integers look so."
+        )
+    return train
+
+
 def as_train_test(
     train: Images, test: Images, *, min_side: int = MIN_SIDE
 ) -> tuple[Pictures, Pictures]:
     """Checks training and test pictures, each as `as_pictures` does, and against each other.
 
     Raises:
-        InputError: either holds fewer than two pictures, or their channels or sizes differ.
+        InputError: either holds fewer than two pictures, the training ones are all of one colour,
+            or their channels or sizes differ.
     """
-    train = as_pictures(train, name="train_images", split="train", min_side=min_side, min_count=2)
+    train = as_train(train, min_side=min_side)
     test = as_pictures(test, name="test_images", split="test", min_side=min_side, min_count=2)
     if train.shape[1] != test.shape[1]:
         raise InputError(

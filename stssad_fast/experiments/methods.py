@@ -13,7 +13,7 @@ from torch import nn
 
 from stssad_fast.baselines import AutoEncoder, DeepSVDD, FrozenFeatures
 from stssad_fast.detectors import efficientnet_lite0
-from stssad_fast.errors import InputError
+from stssad_fast.errors import Diverged
 from stssad_fast.estimator import AUGMENTATIONS, STSSAD
 from stssad_fast.experiments import problems
 from stssad_fast.experiments.problems import Problem
@@ -125,10 +125,8 @@ def _tuned(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Arrays]
     model = STSSAD(**parameters, random_state=config["seed"])
     try:
         model.fit(problem.train, test.images)
-    except InputError:
-        if not getattr(model, "starts_", None):
-            raise
-        return {"tests": {name: {"auc": None}}, "stopped": model.starts_[0]["stopped"]}, {}
+    except Diverged:
+        return {"tests": {name: {"auc": None}}, "stopped": "diverged"}, {}
     start = model.starts_[0]
     scores = np.array(start["scores"])
     kept = ("initial", "final", "iteration", "stopped", "train_loss", "validation_loss")

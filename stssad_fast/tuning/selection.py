@@ -21,7 +21,7 @@ from torch import nn
 from stssad_fast import checkpoint
 from stssad_fast.augment import Augmentation
 from stssad_fast.datasets import Pictures, batches
-from stssad_fast.errors import InputError
+from stssad_fast.errors import Diverged, InputError
 from stssad_fast.tuning import together
 from stssad_fast.tuning.density import GaussianDensity
 from stssad_fast.tuning.distributed import DistributedTuner
@@ -100,13 +100,13 @@ def choose(results: Sequence[dict[str, Any]], rule: str = "score_variance") -> i
     """Index of the start to keep, the one with the largest ``rule``.
 
     Raises:
-        InputError: every start diverged.
+        Diverged: every start.
     """
     values = [-np.inf if result[rule] is None else result[rule] for result in results]
     if not np.isfinite(max(values)):
-        raise InputError(
-            "every start diverged before its first iteration; lower learning_rate or raise "
-            "batch_size"
+        raise Diverged(
+            "every start diverged, or embeds all training pictures alike; lower learning_rate or "
+            "raise batch_size, and see that no backbone or augmentation of your own gives NaN"
         )
     return int(np.argmax(values))
 
@@ -264,21 +264,24 @@ class Search:
             "history": tuner.history,
         }
         tensors: Tensors = {}
-        if iteration >= 0:
-            trained = embed(tuner.detector, self.train)
+        trained = embed(tuner.detector, self.train) if iteration >= 0 else np.empty((1, 0))
+        if np.isfinite(trained).all() and np.ptp(trained, axis=0).any():
             density = GaussianDensity.fit(trained)
             found = distances(tuner.detector, density, self.test)
             scores = density.score_at(found)
-            result |= {
-                "score_variance": score_variance(scores),
-                "score_shift": score_shift(found, density.distance(trained)),
-                "scores": scores.tolist(),
-            }
-            tensors = {
-                **checkpoint.prefixed("detector", tuner.detector.state_dict()),
-                **checkpoint.prefixed("augmentation", tuner.augmentation.state_dict()),
-                **checkpoint.prefixed("density", density.state()),
-            }
+            if np.isfinite(scores).all():
+                result |= {
+                    "score_variance": score_variance(scores),
+                    "score_shift": score_shift(found, density.distance(trained)),
+                    "scores": scores.tolist(),
+                }
+                tensors = {
+                    **checkpoint.prefixed("detector", tuner.detector.state_dict()),
+                    **checkpoint.prefixed("augmentation", tuner.augmentation.state_dict()),
+                    **checkpoint.prefixed("density", density.state()),
+                }
+        if not tensors:
+            result["stopped"] = "diverged"
         result["seconds"] = self._seconds + time.monotonic() - began
         kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         if self.ranks:

@@ -134,6 +134,9 @@ def test_every_augmentation_of_the_catalogue(make, augmentation):
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_pictures_that_are_all_the_same(make, value):
     images = np.full((5, 16, 16), value, np.uint8)
+    with pytest.raises(InputError, match="train_images is all of one colour"):
+        make().fit(images)
+    images[0, 0, 0] ^= 1
     assert np.isfinite(make().fit(images).anomaly_scores(images)).all()
 
 
@@ -228,3 +231,15 @@ def test_wrong_sizes(make, size):
 def test_divergence_is_one_clear_sentence(make, epochs):
     with pytest.raises(InputError, match=r"diverged.*lower learning_rate"):
         make(learning_rate=1e30, epochs=epochs).fit(TRAIN)
+
+
+def test_a_second_fit_that_does_not_end_leaves_the_first(make):
+    model = make(epochs=2).fit(TRAIN)
+    before = model.anomaly_scores(TEST)
+
+    def interrupt(done, todo):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(1 - TRAIN, callback=interrupt)
+    assert (model.anomaly_scores(TEST) == before).all()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from stssad_fast import CutDiff, InputError, Rotation, checkpoint
+from stssad_fast.tuning import selection
 from stssad_fast.tuning.selection import Search, choose, score_shift
 from stssad_fast.tuning.tuner import Tuner, TunerConfig
 
@@ -225,6 +226,22 @@ def test_divergence_everywhere(make_search, warm_up, strategy):
     if warm_up == 2:
         with pytest.raises(InputError, match="every start diverged"):
             choose(search.results)
+
+
+@pytest.mark.parametrize("spoil", [lambda z: z * math.nan, lambda z: z * 0], ids=["NaN", "alike"])
+def test_a_start_whose_embeddings_say_nothing_counts_as_diverged(make_search, monkeypatch, spoil):
+    search, good, calls = make_search(), selection.embed, []
+
+    def embed(detector, images):
+        calls.append(detector)
+        found = good(detector, images)
+        return spoil(found) if len(calls) == 1 else found
+
+    monkeypatch.setattr(selection, "embed", embed)
+    search.run()
+    assert [r["stopped"] for r in search.results] == ["diverged", "finished"]
+    assert search.results[0]["scores"] is None
+    assert choose(search.results, "score_shift") == 1
 
 
 def test_a_start_that_diverges_is_reported_and_not_chosen(make_search, make_detector):

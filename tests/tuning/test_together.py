@@ -110,6 +110,9 @@ def test_what_cannot_be_sent():
             super().__init__()
             self.factor = torch.nn.Parameter(torch.tensor(0.5))
 
+        def forward(self, image, *, generator=None):
+            return image * self.factor
+
     with pytest.raises(InputError, match=r"n_jobs sends the augmentation.*in a module"):
         fit(augmentation=Hidden(), starts=None, n_jobs=2)
 
