@@ -299,10 +299,12 @@ def git(*arguments):
 
 
 def broken(device):
-    """Whether the GPU takes no more work from this process: after an invalid access, say."""
+    """Whether the GPU takes no more work from this process: after an invalid access, say, or where
+    the allocator still waits for a capture that failed."""
     try:
         if device == "cuda":
             torch.cuda.synchronize()
+            torch.cuda.empty_cache()
     except RuntimeError:
         return True
     return False

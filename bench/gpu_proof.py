@@ -20,6 +20,7 @@ import sys
 import time
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -48,6 +49,9 @@ print("Triton kernels:", triton_kernels.why_not() or "registered")
 """
 # What compute-sanitizer runs: every dtype, shared and per-picture hyperparameters, all gradients.
 VALUES = "(test_{0} or test_every or test_only or test_large)"
+MATRIX, BATCH_NORM = "tests/ops/test_matrix_values.py", "tests/ops/test_batch_norm.py"
+# Tests of other parts that need a GPU: a step as a CUDA graph, the catalogue (it needs kornia).
+OTHERS = ("-k", "a_graph_computes or on_a_gpu", "tests/tuning/test_lean.py", "tests/augment")
 # The names of our kernels, but for those that only add up parts.
 PROFILED = "regex:_forward|_backward|write_pixels|sum_slopes|gather_readers|_squares|_units"
 
@@ -76,7 +80,7 @@ def build(rehearsal):
         Task(
             "build",
             (*PYTHON, "setup.py", "build_ext", "--inplace"),
-            180,
+            240,
             "build.log",
             environment={"STSSAD_FAST_BUILD": choice, "LIBRARY_PATH": str(WORK / "lib")},
         )
@@ -95,7 +99,7 @@ def checks(rehearsal):
     """Tests in shares, the sanitizers, and what the bench is going to compile."""
     row = "native and portable" if rehearsal else "cuda"
     shares = 2 if rehearsal else 10
-    where = "tests/ops/test_matrix_values.py" if rehearsal else "tests/ops"
+    where = MATRIX if rehearsal else "tests/ops"
     tests = [
         Task(
             f"tests {share + 1}/{shares}",
@@ -108,19 +112,33 @@ def checks(rehearsal):
         for share in range(shares)
     ]
 
-    def sanitizer(tool, op, *options, **environment):
+    def sanitizer(tool, op, *options, where=MATRIX, chosen=VALUES, required=True, **environment):
         prefix = ("compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *options)
-        values = f"{row} and {op} and {VALUES.format(op)}"
-        command = (*PYTEST, "tests/ops/test_matrix_values.py", "-k", values)
+        command = (*PYTEST, where, "-k", f"{row} and {op} and {chosen.format(op)}")
         command = command if rehearsal else (*prefix, *command)
-        return Task(f"{tool} {op}", command, 210, "sanitizer.log", environment=environment)
+        return Task(f"{tool} {op}", command, 210, "sanitizer.log", required, environment)
 
-    alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # so that each tensor has bounds of its own
+    # Each tensor with bounds of its own; what libraries ask the driver in vain is no error.
+    alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    quiet = ("--report-api-errors", "no")
+    memcheck = partial(sanitizer, "memcheck", **alone)
+    triton = [
+        memcheck("cutdiff", *quiet),
+        memcheck("mean_distance_loss", *quiet, required=False),
+        memcheck(
+            "batch_norm",
+            *quiet,
+            where=BATCH_NORM,
+            chosen="(test_equals or test_only)",
+            required=False,
+        ),
+    ]
     return [
         *tests,
-        sanitizer("memcheck", "rotate", **alone),
+        Task("other tests", (*PYTEST, *OTHERS), 210, "tests.log", required=False, passes=(0, 5)),
+        memcheck("rotate", *quiet),
         sanitizer("racecheck", "rotate", "--kernel-name", "kns=stssad_fast"),
-        *([] if rehearsal else [sanitizer("memcheck", "cutdiff", **alone)]),
+        *([] if rehearsal else triton),
         bench("check", WORK / "check.json", 210, rehearsal, "--rounds", "0", required=False),
     ]
 

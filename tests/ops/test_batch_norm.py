@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stssad_fast.ops import batch_norm, reference
 
+from .backends import Backend
 from .cases import layouts
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -30,9 +32,21 @@ KINDS = list(itertools.product((False, True), repeat=3))  # affine, residual, Re
 FEW = [KINDS[0], KINDS[5], KINDS[7]]  # for the rows that are slow
 
 
+PLACE = "cpu"  # the device of the row that a test runs on
+
+
+@pytest.fixture(autouse=True)
+def place(request, monkeypatch):
+    """Everything is drawn where the row's kernels are; elsewhere others would answer."""
+    values = request.node.callspec.params.values() if hasattr(request.node, "callspec") else ()
+    for row in values:
+        if isinstance(row, Backend):
+            monkeypatch.setattr(sys.modules[__name__], "PLACE", row.device)
+
+
 def draw(*size, seed=0):
     generator = torch.Generator().manual_seed(seed + sum(size))
-    return torch.randn(size, generator=generator, dtype=torch.float64)
+    return torch.randn(size, generator=generator, dtype=torch.float64).to(PLACE)
 
 
 def problem(size, affine=True, residual=True, relu=True, dtype=torch.float64, layout=None):
@@ -102,6 +116,7 @@ def compare(row, arguments, assert_close, grad=None, exactly=None, statistics=Tr
     )
     found = derivatives(row.op("batch_norm"), arguments, grad, second)
     x = arguments[0]
+    assert {value.device.type for values in found for value in values} == {row.device}
     if not statistics:
         found, expected = ((of[0][:1], *of[1:]) for of in (found, expected))
     for values, exact in zip(found, expected, strict=True):
