@@ -86,8 +86,8 @@ class STSSAD(OutlierScores):
         parametrization: what steps of CutDiff move: ``"log"``: log size, log aspect, angle;
             ``"cholesky"``: the entries of ``L``, as in the paper. Other augmentations ignore it.
         validation: the validation loss sees a ``"batch"`` of test pictures, or ``"all"`` of them in
-            every iteration, with the exact gradient; that takes two passes over the test set, and
-            ``validation_norm="running"``.
+            every iteration, with the exact gradient; that takes two passes over the test set,
+            ``validation_norm="running"``, the default distance, and no ``graph``.
         validation_distance: what the validation loss measures between embeddings:
             ``"mean_distance"`` (Eq. 2-3); ``"centroid"``: the same with all augmented embeddings at
             their mean, so that the loss does not fall because they scatter, for anomalies that the
@@ -120,7 +120,8 @@ class STSSAD(OutlierScores):
         distributed: several processes work on this fit, each on its share of every batch, to the
             result of one. Call :meth:`fit` in each, with the same arguments, after
             ``torch.distributed.init_process_group``; start them with ``torchrun``.
-            ``batch_size`` is that of all together. The first one alone writes the checkpoint.
+            ``batch_size`` is that of all together. The first one alone writes the checkpoint. Not
+            with ``graph``, ``n_jobs`` or another ``validation_distance`` than the default.
         random_state: seed; with an int, two fits on a CPU are equal to the last bit.
         device: ``"auto"`` (a GPU if there is one), or a torch device.
 
@@ -342,7 +343,9 @@ class STSSAD(OutlierScores):
         """Raise what :meth:`fit` would raise for the parameters alone.
 
         Raises:
-            InputError: augmentation, starts, device, ``graph`` or ``distributed`` cannot be used.
+            InputError: augmentation, starts or device cannot be used, or ``validation``,
+                ``validation_norm``, ``validation_distance``, ``graph``, ``n_jobs`` and
+                ``distributed`` do not go together.
             ValueError: a parameter is out of range.
         """
         self._validate_params()

@@ -7,11 +7,13 @@ has not seen; how far, in standard deviations, is what candidates are ranked by.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils import check_random_state
 from torch import Tensor
 
 from stssad_fast.augment import Augmentation, catalogue
@@ -32,6 +34,9 @@ MIN_TRAIN = 8
 
 PARAMETERS: dict[str, Any] = {"depth": 10, "width": 8, "batch_size": 32, "steps": 200}
 """Of the detectors: those of :class:`STSSAD`, and how many updates each gets."""
+
+_GIVEN = {"augmentation", "starts", "strategy", "warm_up", "iterations", "random_state", "device"}
+"""Parameters of :class:`STSSAD` that are not left to choose."""
 
 
 class Changing(Augmentation):
@@ -113,6 +118,11 @@ class Learned:
         seed: of everything random.
         parameters: like :data:`PARAMETERS`, which hold for those left out.
         device: as for :class:`STSSAD`.
+
+    Raises:
+        InputError: there are too few pictures, the candidate or the parameters cannot be used, or
+            training diverged.
+        ValueError: a parameter is out of range.
     """
 
     def __init__(
@@ -121,15 +131,14 @@ class Learned:
         candidate: Named,
         seed: int = 0,
         parameters: Mapping[str, Any] | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
     ) -> None:
         if len(train) < MIN_TRAIN:
             raise InputError(
                 f"there are {len(train)} training pictures; expected at least {MIN_TRAIN}, as some "
                 "are held out"
             )
-        settings = {**PARAMETERS, **(parameters or {})}
-        steps = settings.pop("steps")
+        steps, settings = _settings(parameters)
         held = torch.arange(len(train)) % HELD_OUT == 0
         kept = train[~held]
         augmentation = Changing(candidate)
@@ -181,11 +190,11 @@ class Learned:
 def recommend(
     train_images: Images,
     test_images: Images,
-    candidates: Sequence[Named] = CANDIDATES,
+    candidates: Sequence[Named | str] | None = None,
     *,
-    random_state: int = 0,
+    random_state: int | np.random.RandomState | None = 0,
     parameters: Mapping[str, Any] | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     callback: Callable[[int, int], None] | None = None,
 ) -> list[Evidence]:
     """Candidates by how well they fit an unlabelled test set, the best first.
@@ -193,24 +202,65 @@ def recommend(
     Args:
         train_images: normal pictures, at least 8, and not more than memory holds.
         test_images: unlabelled pictures to find anomalies in, at least 2.
-        candidates: what to compare.
-        random_state: seed.
-        parameters: of the detectors, in place of :data:`PARAMETERS`.
+        candidates: what to compare: names as "rotate" or "cutout:size=0.2" (:meth:`Named.parse`),
+            or :class:`Named`. Default: :data:`CANDIDATES`, of pictures that are not square without
+            those that need square ones (rotate and geom).
+        random_state: seed, the same for all candidates.
+        parameters: of the detectors, in place of :data:`PARAMETERS`: ``steps``, how many updates
+            each gets, at least 1, and those of :class:`STSSAD` but augmentation, starts, strategy,
+            warm_up, iterations, random_state and device.
         device: ``"auto"`` (a GPU if there is one), or a torch device.
         callback: called after every candidate with how many are done and to do.
 
     Raises:
-        InputError: the pictures or a candidate cannot be used, or training diverged.
+        InputError: the pictures, a candidate or the parameters cannot be used, which is found
+            before any training, or training diverged.
+        ValueError: random_state or a parameter is out of range.
     """
     train, test = map(_tensor, as_train_test(train_images, test_images, min_side=MIN_IMAGE_SIZE))
-    for candidate in candidates:
-        Changing(candidate)
+    drawn = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+    seed = int(random_state if isinstance(random_state, int | np.integer) else drawn)
+    chosen = _candidates(candidates, train.shape[2] == train.shape[3])
+    for candidate in chosen:
+        Changing(candidate)(train[:2], generator=torch.Generator().manual_seed(0))
     found = []
-    for candidate in candidates:
-        found.append(Learned(train, candidate, random_state, parameters, device).judge(test))
+    for candidate in chosen:
+        found.append(Learned(train, candidate, seed, parameters, device).judge(test))
         if callback:
-            callback(len(found), len(candidates))
+            callback(len(found), len(chosen))
     return sorted(found, key=lambda evidence: -evidence.separation)
+
+
+def _candidates(candidates: Any, square: bool) -> list[Named]:
+    """What to compare on pictures that are square or not."""
+    if candidates is None:
+        return [each for each in CANDIDATES if square or not each.made().needs_square]
+    if isinstance(candidates, str) or not isinstance(candidates, Sequence) or not candidates:
+        raise InputError(
+            f"candidates is {candidates!r}; expected a list such as ['rotate', 'cutout:size=0.2'], "
+            "or None for all"
+        )
+    for each in candidates:
+        if not isinstance(each, Named | str):
+            raise InputError(
+                f"candidates has {each!r}; expected names such as 'cutout:size=0.2', or Named"
+            )
+    return [Named.parse(each) if isinstance(each, str) else each for each in candidates]
+
+
+def _settings(parameters: Any) -> tuple[int, dict[str, Any]]:
+    """Updates of a detector, and the parameters of the estimator."""
+    if not isinstance(parameters, Mapping | None):
+        raise InputError(f"parameters is {parameters!r}; expected a dict such as {PARAMETERS}")
+    settings = {**PARAMETERS, **(parameters or {})}
+    known = sorted({"steps", *STSSAD().get_params()} - _GIVEN)
+    for name in settings:
+        if name not in known:
+            raise InputError(f"parameters has {name!r}; choose from {', '.join(known)}")
+    steps = settings.pop("steps")
+    if not isinstance(steps, Integral) or steps < 1:
+        raise InputError(f"steps is {steps!r}; expected a whole number of updates, at least 1")
+    return int(steps), settings
 
 
 def _tensor(images: Pictures) -> Tensor:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from stssad_fast import InputError, mean_distance_loss
+from stssad_fast import STSSAD, CutDiff, InputError, mean_distance_loss
 from stssad_fast.augment import catalogue
 from stssad_fast.augment.catalogue import Named
 from stssad_fast.datasets import load_digits
-from stssad_fast.recommendation import CANDIDATES, Changing, Learned, recommend
+from stssad_fast.recommendation import CANDIDATES, Changing, Evidence, Learned, recommend
 
 SMALL = {"width": 2, "batch_size": 8, "steps": 3}
 
@@ -102,10 +102,10 @@ def test_equal_seeds_give_equal_numbers(digits):
     assert one.separation != three.separation
 
 
-def test_pictures_that_are_all_alike():
-    train, test = torch.full((12, 1, 16, 16), 0.5), torch.full((4, 1, 16, 16), 0.5)
-    (found,) = recommend(train, test, [Named.parse("noise")], parameters=SMALL)
-    assert np.isfinite([found.separation, found.alignment, found.variance]).all()
+def test_held_out_pictures_that_are_all_alike(digits):
+    learned = Learned(digits[0], Named("noise"), parameters=SMALL)
+    learned._held_out[:] = 1.0
+    assert learned.judge(digits[1]).separation == 0
 
 
 def test_pictures_that_cannot_be_used(digits):
@@ -116,3 +116,78 @@ def test_pictures_that_cannot_be_used(digits):
         recommend(train, test.expand(-1, 3, -1, -1), [Named.parse("noise")])
     with pytest.raises(InputError, match="identity"):
         recommend(train, test, [Named.parse("noise"), Named("identity")])
+
+
+WIDE = torch.rand(12, 1, 16, 20, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Names of the candidates that would have been trained; none is."""
+    names = []
+
+    class Pretended:
+        def __init__(self, train, candidate, *more):
+            names.append(candidate.name)
+
+        def judge(self, test):
+            return Evidence(None, 0.0, 0.0, 0.0, 0.0, None, None, {})
+
+    monkeypatch.setattr("stssad_fast.recommendation.Learned", Pretended)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("candidates", "words"),
+    [
+        ("rotate", r"candidates is 'rotate'; expected a list such as \['rotate'"),
+        ([], r"candidates is \[\]"),
+        (Named("flip"), r"candidates is Named\("),
+        (["flip", CutDiff(0.1)], r"candidates has CutDiff\(\); expected names"),
+        (["flip", "sparkle"], "'sparkle'; choose one of"),
+        ([Named("flip"), "geom"], "square ones; these are 16 by 20"),
+    ],
+)
+def test_candidates_that_cannot_be_used(candidates, words, untrained):
+    with pytest.raises(InputError, match=words):
+        recommend(WIDE, WIDE, candidates)
+    assert not untrained
+
+
+def test_all_candidates_that_the_pictures_allow(untrained):
+    recommend(WIDE, WIDE)
+    assert set(untrained) == {c.name for c in CANDIDATES} - {"rotate", "geom"}
+    untrained.clear()
+    recommend(WIDE[..., :16], WIDE[..., :16])
+    assert untrained == [c.name for c in CANDIDATES]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"wdth": 2}, "parameters has 'wdth'; choose from backbone, batch_size"),
+        ({"warm_up": 5}, "parameters has 'warm_up'"),
+        ({2: 2}, "parameters has 2"),
+        ("width", "parameters is 'width'; expected a dict"),
+        ({"steps": 0}, "steps is 0; expected a whole number of updates, at least 1"),
+        ({"steps": 2.5}, "steps is 2.5"),
+    ],
+)
+def test_parameters_that_cannot_be_used(parameters, words, digits, monkeypatch):
+    monkeypatch.setattr(STSSAD, "fit", lambda *_, **__: pytest.fail("training was begun"))
+    with pytest.raises(InputError, match=words):
+        recommend(*digits, ["noise"], parameters=parameters)
+
+
+def test_a_seed_of_any_kind_is_one_for_all_candidates(digits):
+    whole, drawn, none = (
+        recommend(*digits, ["noise", "noise"], random_state=seed, parameters=SMALL)
+        for seed in (np.int64(3), np.random.RandomState(3), None)
+    )
+    assert whole[0].separation == whole[1].separation
+    (same,) = recommend(*digits, [Named("noise")], random_state=3, parameters=SMALL)
+    assert whole[0].separation == same.separation != drawn[0].separation
+    for found in (drawn, none):
+        assert found[0].separation == found[1].separation
+    with pytest.raises(ValueError, match="cannot be used to seed"):
+        recommend(*digits, ["noise"], random_state="x", parameters=SMALL)

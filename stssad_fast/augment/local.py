@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from stssad_fast.augment.checked import Checked, is_number
 from stssad_fast.augment.modules import Augmentation
 from stssad_fast.errors import InputError
 
 
-class Patch(Augmentation):
+class Patch(Checked, Augmentation):
     """A rectangle of one size for all pictures, at a place of its own in each.
 
     In units of the picture's height and width, as CutDiff's, it is ``sqrt(size / aspect)`` high and
@@ -21,19 +22,23 @@ class Patch(Augmentation):
     Values do not depend smoothly on size and aspect, so these are parameters that ask for no
     gradient: strategies that tune refuse them, random ones draw them.
 
+    Pictures are floating-point tensors (B, C, H, W) with values in [0, 1]; all but the range is
+    checked.
+
     Args:
         size: share of the picture's area, in (0, 1].
         aspect: width over height, in units of the picture, positive.
 
     Raises:
-        InputError: size or aspect is out of its range.
+        InputError: size or aspect is out of its range; on a call, the pictures are not of this
+            kind.
     """
 
     def __init__(self, size: float = 0.01, aspect: float = 1.0) -> None:
         super().__init__()
-        if not 0 < size <= 1:
+        if not (is_number(size) and 0 < size <= 1):
             raise InputError(f"size is {size!r}, expected a share of the picture's area in (0, 1]")
-        if not 0 < aspect < math.inf:
+        if not (is_number(aspect) and 0 < aspect < math.inf):
             raise InputError(f"aspect is {aspect!r}, expected width over height, a positive number")
         self.shape = nn.Parameter(torch.tensor([size, aspect]), requires_grad=False)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stssad_fast.ops import cutdiff, patch_parameters, patch_shape, rotate
+from stssad_fast.ops._operators import check_finite
 
 MIN_SIZE, MAX_SIZE, MAX_ASPECT = 1e-6, 1.0, 16.0
 
@@ -44,11 +45,18 @@ class CutDiff(Augmentation):
     """Subtracts a soft elliptical patch at a random place (paper, 3.2.1 and Alg. 2).
 
     Args:
-        size: area-like, in units of the picture; the 1/e contour has radius ``sqrt(size)``.
-        aspect: width over height.
+        size: area-like, positive, in units of the picture; the 1/e contour has radius
+            ``sqrt(size)``.
+        aspect: width over height, positive.
         angle: degrees, counter-clockwise.
         parametrization: what gradient steps move: ``"log"``: log size, log aspect and the angle
-            in radians; ``"cholesky"``: the entries of ``L``, as in the paper.
+            in radians, where every step ends with size in [1e-6, 1] and aspect in [1/16, 16], also
+            if they began elsewhere; ``"cholesky"``: the entries of ``L``, as in the paper.
+
+    Raises:
+        TypeError: size, aspect or angle is not a number.
+        ValueError: size or aspect is not positive and finite, angle not finite, or there is no such
+            parametrization.
     """
 
     def __init__(
@@ -107,11 +115,17 @@ class Rotation(Augmentation):
 
     Args:
         angle: degrees, counter-clockwise.
+
+    Raises:
+        TypeError: angle is not a number.
+        ValueError: angle is not finite.
     """
 
     def __init__(self, angle: float = 45.0) -> None:
         super().__init__()
-        self.radians = nn.Parameter(torch.tensor(math.radians(angle)))
+        radians = torch.tensor(math.radians(angle))
+        check_finite(radians, "angle")
+        self.radians = nn.Parameter(radians)
 
     @property
     def angle(self) -> Tensor:

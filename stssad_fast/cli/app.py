@@ -180,7 +180,9 @@ def tune(
     ] = None,
     width: Annotated[int | None, _parameter("width", "Channels of the first stage.")] = None,
     iterations: Annotated[int | None, _parameter("iterations", "Steps per start.")] = None,
-    warm_up: Annotated[int | None, _parameter("warm_up", "Steps before the first.")] = None,
+    warm_up: Annotated[
+        int | None, _parameter("warm_up", "Updates of the detector before the augmentation moves.")
+    ] = None,
     batch_size: Annotated[int | None, _parameter("batch_size", "Pictures per step.")] = None,
     learning_rate: Annotated[float | None, _parameter("learning_rate", "Of the detector.")] = None,
     strategy: Annotated[
@@ -340,9 +342,9 @@ def score(
 ) -> None:
     """Score pictures with a tuned model, as CSV.
 
-    Columns: path, as given; score, higher for more anomalous (the negative log-likelihood of the
-    picture's embedding); predicted, "anomalous" above the model's threshold, else "normal". Rows
-    come as they are ready, 256 at a time.
+    Columns: path, as given; score, higher for more anomalous: the negative log-likelihood of the
+    picture's embedding, or, of a model with `ensemble`, a number in [0, 1]; predicted, "anomalous"
+    above the model's threshold, else "normal". Rows come as they are ready, 256 at a time.
     """
     model = scoring.load_model(run, device or "auto")
     paths = scoring.find(files, on_error)
@@ -399,7 +401,7 @@ def demo(
 
 @app.command(epilog="Example: `stssad-fast info`")
 def info() -> None:
-    """Show versions, devices, and which implementation every op uses, and why."""
+    """Show versions, devices, and which implementation the ops use, and why."""
     console = _console()
     about = Table(box=None, show_header=False, pad_edge=False)
     for name, value in infos.facts():
@@ -409,7 +411,10 @@ def info() -> None:
     for choice in infos.choices():
         table.add_row(choice.op, choice.device, choice.forward, choice.backward, choice.why)
     console.print(table)
-    console.print("When a second derivative is wanted, the backward is always the reference.")
+    console.print(
+        "When a second derivative is wanted, the backward of the first three is the reference; "
+        "batch_norm's is a kernel all the same, and has a kernel for its derivative."
+    )
 
 
 def _complain(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Which implementation every op uses on this machine, and why."""
+"""Which implementation the ops use on this machine, and why."""
 
 import platform
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from stssad_fast.ops import extension, triton_kernels
 from stssad_fast.report.page import versions
 
-OPS = ("cutdiff", "rotate", "mean_distance_loss")
+OPS = ("cutdiff", "rotate", "mean_distance_loss", "batch_norm")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Choice:
 
 
 def choices() -> list[Choice]:
-    """Ask the dispatcher about every op."""
+    """Ask the dispatcher about every op that it chooses an implementation of."""
     found = []
     for op in OPS:
         for device in ("CPU", "CUDA"):

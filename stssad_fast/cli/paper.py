@@ -217,7 +217,12 @@ def demonstrative(
 
 
 @app.command(epilog="Example: `stssad-fast experiment lemma --out runs/lemma`")
-def lemma(out: Out, points: Annotated[int, typer.Option(min=5, max=401)] = 41) -> None:
+def lemma(
+    out: Out,
+    points: Annotated[
+        int, typer.Option(min=5, max=401, help="Points along each axis of the grid.")
+    ] = 41,
+) -> None:
     """Fig. 7: the validation loss of four points, least where the sets are aligned."""
     grid = loss_grid(points)
     u1, u2, least = grid.minimum

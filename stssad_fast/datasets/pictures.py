@@ -117,6 +117,7 @@ class ConvertedPictures(_Lazy):
     Args:
         source: (N, H, W) or (N, C, H, W), as `as_images` takes it; a `numpy.memmap`, say.
         name: what a message calls it.
+        min_side: fewest pixels along each side.
 
     Raises:
         InputError: at once or on reading, as `as_images` does.

@@ -26,7 +26,7 @@ class BackboneDetector(nn.Module):
     across processes and checkpoints, and the global generator is left as it was.
 
     Args:
-        backbone: gives embeddings (B, D) for pictures (B, C, H, W); not changed.
+        backbone: gives embeddings (B, D), floating-point, for pictures (B, C, H, W); not changed.
         channels: of the pictures, 1 or 3.
         image_size: their height and width in pixels.
         mean, std: per channel, of the training pictures.
@@ -37,8 +37,8 @@ class BackboneDetector(nn.Module):
         draws: whether the backbone draws random numbers in training.
 
     Raises:
-        InputError: the backbone fails on such pictures, gives no (B, D), or its mean and std
-            cannot be used.
+        InputError: the backbone fails on such pictures, gives no floating-point (B, D) with D > 0,
+            or its mean and std cannot be used; in training, its embeddings have no gradient.
     """
 
     mean: Tensor
@@ -82,12 +82,24 @@ class BackboneDetector(nn.Module):
             self.seed.add_(1)
         else:
             z = self.backbone(x)
+        if not z.requires_grad and torch.is_grad_enabled():
+            self._check_constant(image)
         return F.normalize(z, dim=1) if self.unit_embedding else z
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding (B, D), and the logit (B,) of being augmented."""
         z = self.embed(image)
         return z, self.head(z)[:, 0]
+
+    def _check_constant(self, image: Tensor) -> None:
+        """Raise if embeddings without a gradient should have one."""
+        trained = self.training and any(p.requires_grad for p in self.backbone.parameters())
+        if trained or image.requires_grad:
+            raise InputError(
+                f"backbone {backbone_name(self.backbone)} gives embeddings without a gradient, "
+                "which training needs. Take torch.no_grad() and detach() out of it; of parameters "
+                "that are to stay as they are, set requires_grad to False"
+            )
 
 
 def backbone_name(backbone: nn.Module) -> str:
@@ -124,11 +136,19 @@ def _tried(
         finally:
             torch.set_rng_state(before)
         for z in embeddings:
-            if not (isinstance(z, Tensor) and z.ndim == 2 and len(z) == 2):
-                found = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            if not (
+                isinstance(z, Tensor)
+                and z.is_floating_point()
+                and z.ndim == 2
+                and len(z) == 2
+                and z.shape[1] > 0
+            ):
+                found = type(z).__name__
+                if isinstance(z, Tensor):
+                    found = f"{tuple(z.shape)} of {z.dtype}"
                 raise InputError(
                     f"backbone {name} gives {found} for pictures {tuple(image.shape)}, expected a "
-                    "tensor of embeddings (2, D). Pool and flatten what it gives"
+                    "tensor of embeddings (2, D) of floats, D > 0. Pool and flatten what it gives"
                 )
         return given, embeddings[0].shape[1], draws
     raise InputError(

@@ -308,17 +308,36 @@ def hyperparameter(value: Any, image: Tensor, trailing: tuple[int, ...], name: s
 
 def _beside(image: Tensor, value: Any, name: str) -> Tensor:
     """A number, a sequence of them or a tensor, as a floating-point tensor where ``image`` is."""
-    dtype = arithmetic_dtype(image.dtype)
+    found = as_floating(value, name, arithmetic_dtype(image.dtype), image.device)
+    if found.device != image.device:
+        raise ValueError(f"{name} is on {found.device}, image on {image.device}; move one of them")
+    return found
+
+
+def as_floating(
+    value: Any, name: str, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
+    """A number or a sequence of them as a tensor; a floating-point tensor as it is.
+
+    Raises:
+        TypeError: it is none of these.
+        ValueError: a number that is too large for ``dtype``.
+    """
     if isinstance(value, int | float):  # filled in on the device: a copy to it would wait for it
-        value = torch.full((), value, dtype=dtype, device=image.device)
-    elif not isinstance(value, Tensor):
-        value = torch.as_tensor(value, dtype=dtype, device=image.device)
+        largest = torch.finfo(dtype).max
+        if largest < abs(value) < math.inf:
+            raise ValueError(f"{name} is {value!r}; expected at most {largest:.3g}, for {dtype}")
+        return torch.full((), float(value), dtype=dtype, device=device)
+    if not isinstance(value, Tensor):
+        try:
+            return torch.as_tensor(value, dtype=dtype, device=device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"{name} is {value!r}; expected a number or a floating-point tensor"
+            ) from error
     if value.dtype not in FLOATING:
         raise TypeError(f"{name} is {value.dtype}; expected a floating-point tensor")
-    if value.device != image.device:
-        raise ValueError(f"{name} is on {value.device}, image on {image.device}; move one of them")
-    found: Tensor = value
-    return found
+    return value
 
 
 def normalization(normalize: Any, image: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:

@@ -37,6 +37,9 @@ def cutdiff(
     ``g = (i/H, j/W)``; the same for every channel. Differentiable to any order for image, shape
     and center. Where ``image - p`` is not strictly between 0 and 1 the gradient is 0.
 
+    The clamp is to [0, 1] whatever range the pictures have: divide 8-bit ones by 255 before. Pixels
+    that are NaN are not looked for.
+
     Args:
         image: (B, C, H, W), values in [0, 1]; float16 and bfloat16 are computed in float32.
         shape: (3,) for all pictures or (B, 3), one per picture: the entries ``l11, l21, l22`` of
@@ -55,13 +58,15 @@ def cutdiff(
         (B, C, H, W), dtype and device of ``image``.
 
     Raises:
-        TypeError: an argument is not a floating-point tensor.
+        TypeError: an argument is not a floating-point tensor, or generator no torch.Generator.
         ValueError: shapes or devices do not fit, shape or center (on the CPU) is not finite, or
             std not positive.
     """
     check_floating(image, "image", "(B, C, H, W)")
     shape = hyperparameter(shape, image, (3,), "shape")
     if center is None:
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(f"generator is {generator!r}; expected a torch.Generator or None")
         center = torch.rand(
             image.shape[0], 2, generator=generator, device=image.device, dtype=shape.dtype
         )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stssad_fast.ops._operators import check_positive
+from stssad_fast.ops._operators import FLOATING, as_floating, check_finite, check_positive
 
 
 def patch_shape(size: Tensor | float, aspect: Tensor | float, angle: Tensor | float) -> Tensor:
@@ -15,28 +15,27 @@ def patch_shape(size: Tensor | float, aspect: Tensor | float, angle: Tensor | fl
         size: area-like, positive: a round patch falls to 1/e at ``sqrt(size)`` of the picture from
             its centre. Any shape that broadcasts with the others.
         aspect: width over height, positive.
-        angle: degrees, counter-clockwise as the eye sees the picture.
+        angle: degrees, counter-clockwise as the eye sees the picture; finite.
 
     Returns:
         (..., 3): ``l11, l21, l22``, with ``l11, l22 > 0``.
 
     Raises:
-        TypeError: a tensor is not floating-point.
-        ValueError: a size or aspect on the CPU is not positive and finite.
+        TypeError: one is not a number or floating-point tensor.
+        ValueError: a size or aspect on the CPU is not positive and finite, or an angle not finite.
     """
-    like = next((v for v in (size, aspect, angle) if isinstance(v, Tensor)), None)
-    if like is not None and not like.is_floating_point():
-        raise TypeError(f"size, aspect or angle is {like.dtype}; expected floating-point tensors")
+    words = {"size": size, "aspect": aspect, "angle": angle}
+    tensors = (v for v in words.values() if isinstance(v, Tensor))
+    like = next((v for v in tensors if v.is_floating_point()), None)
     dtype = torch.get_default_dtype() if like is None else like.dtype
     device = None if like is None else like.device
     size, aspect, angle = (
-        torch.full((), v, dtype=dtype, device=device)  # a copy to a GPU would wait for it
-        if isinstance(v, int | float)
-        else torch.as_tensor(v, dtype=dtype, device=device)
-        for v in (size, aspect, angle)
+        as_floating(value, name, dtype, device).to(device=device, dtype=dtype)
+        for name, value in words.items()
     )
     check_positive(size, "size")
     check_positive(aspect, "aspect")
+    check_finite(angle, "angle")
     radians = torch.deg2rad(angle)
     cos, sin = torch.cos(radians), torch.sin(radians)
     # Cholesky factor of [[a, b], [b, d]], with a d - b^2 = size^2 known without cancellation.
@@ -59,7 +58,16 @@ def patch_parameters(shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         ``size, aspect, angle``, each of shape (...). A singular ``L`` has size 0; its aspect and
         angle are those of the line it degenerates to, kept finite.
+
+    Raises:
+        TypeError: not a floating-point tensor.
+        ValueError: its last dimension is not 3.
     """
+    if not isinstance(shape, Tensor) or shape.dtype not in FLOATING:
+        found = shape.dtype if isinstance(shape, Tensor) else type(shape).__name__
+        raise TypeError(f"shape is {found}; expected a floating-point tensor (..., 3)")
+    if shape.shape[-1:] != (3,):
+        raise ValueError(f"shape has shape {tuple(shape.shape)}; expected (..., 3): l11, l21, l22")
     l11, l21, l22 = shape.unbind(-1)
     size = (l11 * l22).abs()
     # With c = D - A and s = -2B of L L^T = [[A, B], [B, D]]: aspect - 1/aspect along `angle` is

@@ -27,7 +27,8 @@ def rotate(image: Tensor, angle: Tensor | float, *, normalize: Normalize | None 
 
     Coordinates are in pixels, so a picture that is not square is not sheared; pixel centres are
     those of ``grid_sample(align_corners=False)``. Differentiable for image and angle; bilinear
-    interpolation has kinks where a source coordinate is a whole pixel.
+    interpolation has kinks where a source coordinate is a whole pixel. Pixels that are NaN are not
+    looked for.
 
     Args:
         image: (B, C, H, W); float16 and bfloat16 are computed in float32.

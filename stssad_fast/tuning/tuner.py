@@ -80,6 +80,7 @@ class Tuner:
         detector: gives ``(embedding, logit)``; trained in place.
         augmentation: its parameters are tuned in place.
         train, test: pictures (N, C, H, W) in [0, 1], wherever they are.
+        config: how to tune.
         generator: draws batches and patch centres; on the device of the detector.
     """
 

@@ -99,6 +99,23 @@ def test_quarter_turns_need_square_pictures(name):
             call(pictures(2, 3, 12, 40))
 
 
+@pytest.mark.parametrize("name", [*NAMES, "cutdiff"])
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ((pictures() * 255).byte(), r"\(6, 3, 24, 24\) of torch.uint8, expected a float.* by 255"),
+        (pictures()[0], r"\(3, 24, 24\) of torch.float32, expected .* image\[None\]"),
+        (pictures().numpy(), "image is ndarray"),
+    ],
+)
+def test_what_is_no_picture(name, image, words):
+    made = catalogue.make(name)
+    calls = [made, lambda x: made(image=x), *([lambda x: made.of_class(x, 1)][: made.classes - 1])]
+    for call in calls:
+        with pytest.raises(InputError, match=words):
+            call(image)
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_the_generator_alone_decides(name):
     image, made = pictures(), catalogue.make(name)
@@ -214,6 +231,8 @@ def test_settings_change_what_is_done(name, settings):
         ("crop", {"min_area": 0.0}, "min_area is 0.0"),
         ("color", {"strength": 3.0}, "strength is 3.0"),
         ("simclr", {"strength": -1.0}, "strength is -1.0"),
+        ("crop", {"min_area": "a"}, r"min_area is 'a', expected a number in \(0, 1\]"),
+        ("cutdiff", {"size": None}, "size is None"),
     ],
 )
 def test_what_cannot_be_made(name, settings, words):

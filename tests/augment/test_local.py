@@ -8,6 +8,14 @@ import torch
 from stssad_fast import STSSAD, InputError
 from stssad_fast.augment import CutDiff, CutOut, CutPaste
 
+NO_PICTURES = [
+    (
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        r"image is \(2, 3, 8, 8\) of torch.uint8, exp.* 255",
+    ),
+    (torch.zeros(3, 8, 8), r"image is \(3, 8, 8\) of torch.float32, expected .* image\[None\]"),
+    (torch.zeros(2, 3, 8, 8).numpy(), "image is ndarray, expected a floating-point tensor"),
+]
 KINDS = {"cutout": CutOut, "cutpaste": CutPaste}
 
 
@@ -174,11 +182,19 @@ def test_nothing_is_tuned_and_everything_is_kept(kind):
         ({"size": math.nan}, "size is nan"),
         ({"aspect": -1.0}, "aspect is -1.0"),
         ({"aspect": math.inf}, "aspect is inf"),
+        ({"size": "a"}, "size is 'a', expected a share"),
+        ({"aspect": None}, "aspect is None, expected width over height"),
     ],
 )
 def test_what_is_no_rectangle(kind, arguments, words):
     with pytest.raises(InputError, match=words):
         kind(**arguments)
+
+
+@pytest.mark.parametrize(("image", "words"), NO_PICTURES)
+def test_what_is_no_picture(kind, image, words):
+    with pytest.raises(InputError, match=words):
+        kind()(image)
 
 
 PARAMS = {"width": 1, "warm_up": 3, "iterations": 5, "batch_size": 4, "random_state": 0}

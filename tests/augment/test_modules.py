@@ -1,5 +1,7 @@
 """CutDiff and Rotation: modules that hold their hyperparameters."""
 
+import math
+
 import pytest
 import torch
 
@@ -109,11 +111,19 @@ def test_starts_of_the_paper(make):
     [
         ({"size": 0.0}, "size has values that are not positive"),
         ({"aspect": -1.0}, "aspect has values that are not positive"),
+        ({"angle": math.nan}, "angle has NaN or infinite values"),
+        ({"angle": -math.inf}, "angle has NaN or infinite values"),
     ],
 )
 def test_cutdiff_refuses_what_is_no_patch(make_cutdiff, arguments, words):
     with pytest.raises(ValueError, match=words):
         make_cutdiff(**arguments)
+
+
+@pytest.mark.parametrize("angle", [math.nan, math.inf, 1e300])
+def test_rotation_refuses_what_is_no_angle(angle):
+    with pytest.raises(ValueError, match="angle has NaN or infinite values"):
+        Rotation(angle)
 
 
 def test_unknown_parametrization():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from stssad_fast import InputError, mean_distance_loss
+from stssad_fast import STSSAD, InputError, mean_distance_loss
 from stssad_fast.augment import CutDiff
 from stssad_fast.detectors import BackboneDetector, backbone_digest
 from stssad_fast.tuning.hypergradient import bilevel_step
@@ -112,11 +112,42 @@ class Wrong(nn.Module):
         (Wrong(lambda x, training: (x.sum((2, 3)), x)), "gives tuple"),
         (Wrong(lambda x, training: (x,) if training else x.sum((2, 3))), "gives tuple"),
         (nn.Flatten(0), r"gives \(512,\)"),
+        (Wrong(lambda x, training: x.sum((2, 3)).long()), r"gives \(2, 1\) of torch.int64"),
+        (Wrong(lambda x, training: x[:, :0, 0, 0]), r"gives \(2, 0\) .*D > 0"),
     ],
 )
 def test_what_is_no_backbone(backbone, words):
     with pytest.raises(InputError, match=words):
         make(backbone)
+
+
+class NoGradient(nn.Module):
+    def __init__(self, asks=True):
+        super().__init__()
+        self.inner = network().requires_grad_(asks)
+
+    @torch.no_grad()
+    def forward(self, image):
+        return self.inner(image)
+
+
+def test_embeddings_that_cannot_be_trained():
+    image, words = (
+        draw(3, 1, 16, 16),
+        r"NoGradient gives embeddings without a gradient.*no_grad\(\)",
+    )
+    detector = make(NoGradient())
+    with pytest.raises(InputError, match=words):
+        detector(image)
+    with pytest.raises(InputError, match=words):
+        STSSAD(backbone=NoGradient(), warm_up=1, iterations=1).fit(image, image)
+    with torch.no_grad():
+        detector(image)
+    frozen = make(NoGradient(False))
+    for other in (detector.eval(), frozen):
+        assert other.embed(image).shape == (3, 4)  # as features that nobody trains
+        with pytest.raises(InputError, match=words):
+            other.embed(image.clone().requires_grad_())  # as where an augmentation is tuned
 
 
 def test_frozen_parameters_stay_what_they_are():

@@ -41,6 +41,11 @@ WRONG = [
     (cutdiff, "shape", torch.tensor([1.0, NAN, 1.0]), ValueError, "shape has NaN"),
     (cutdiff, "shape", torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, INF]]), ValueError, "shape has"),
     (cutdiff, "shape", torch.ones(3, device="meta"), ValueError, "shape is on meta, image on cpu"),
+    (cutdiff, "shape", None, TypeError, "shape is None; expected a number or a floating-point"),
+    (cutdiff, "shape", [[1.0], [1.0, 2.0]], TypeError, r"shape is \[\[1.0\]"),
+    (cutdiff, "shape", [1e39, 0.0, 1.0], ValueError, "shape has NaN or inf"),
+    (cutdiff, "normalize", ("a", 1.0), TypeError, "mean of normalize is 'a'; expected a number"),
+    (cutdiff, "normalize", (0.0, 1e39), ValueError, r"std of normalize is 1e\+39; expected at"),
     (cutdiff, "center", torch.ones(3), ValueError, "center has shape"),
     (cutdiff, "center", torch.ones(3, 2), ValueError, "center has shape"),
     (cutdiff, "center", torch.ones(2, dtype=torch.bool), TypeError, "center is torch.bool"),
@@ -53,6 +58,17 @@ WRONG = [
     (rotate, "angle", torch.zeros(3), ValueError, "angle has shape"),
     (rotate, "angle", torch.zeros(2, 1), ValueError, "angle has shape"),
     (rotate, "angle", torch.tensor(90), TypeError, "angle is torch.int64"),
+    (rotate, "angle", "45", TypeError, "angle is '45'; expected a number or a floating-point"),
+    (rotate, "angle", None, TypeError, "angle is None"),
+    (rotate, "angle", 1j, TypeError, "angle is 1j"),
+    (
+        rotate,
+        "angle",
+        -1e39,
+        ValueError,
+        r"angle is -1e\+39; expected at most 3.4e\+38, for torch.f",
+    ),
+    (rotate, "angle", 10**400, ValueError, "expected at most"),
     (rotate, "angle", NAN, ValueError, "angle has NaN"),
     (rotate, "angle", -INF, ValueError, "angle has NaN or inf"),
     (rotate, "angle", torch.tensor([0.0, INF]), ValueError, "angle has NaN or"),
@@ -80,6 +96,11 @@ def test_the_documented_error_before_any_operator(wrong):
     op, argument, value, error, words = wrong
     with NoOperators(), pytest.raises(error, match=words):
         op(**{**RIGHT[op], argument: value})
+
+
+def test_a_generator_that_is_none():
+    with NoOperators(), pytest.raises(TypeError, match=r"generator is 0; expected a torch\.Gen"):
+        cutdiff(IMAGE, torch.ones(3), generator=0)
 
 
 @pytest.mark.parametrize("op", RIGHT, ids=lambda op: op.__name__)

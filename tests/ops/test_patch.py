@@ -136,9 +136,47 @@ def test_size_and_aspect_must_be_positive(position, bad):
         )
 
 
-def test_whole_numbers_are_refused_as_tensors():
-    with pytest.raises(TypeError, match="int64"):
-        patch_shape(torch.tensor(1), 0.5, 30.0)
+@pytest.mark.parametrize("angle", [math.nan, math.inf, torch.tensor([0.0, -math.inf])])
+def test_the_angle_must_be_finite(angle):
+    with pytest.raises(ValueError, match="angle has NaN or infinite"):
+        patch_shape(0.1, 1.0, angle)
+
+
+@pytest.mark.parametrize("position", range(3))
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (torch.tensor(1), TypeError, "is torch.int64; expected a floating-point tensor"),
+        ("a", TypeError, "is 'a'; expected a number or a floating-point tensor"),
+        (None, TypeError, "is None"),
+        (1e39, ValueError, r"is 1e\+39; expected at most 3.4e\+38, for torch.float32"),
+    ],
+)
+@pytest.mark.parametrize("one", [0.5, torch.tensor(0.5)], ids=["numbers", "tensors"])
+def test_what_is_no_number(position, value, error, words, one):
+    patch = [one, one, one]
+    patch[position] = value
+    with pytest.raises(error, match=f"{('size', 'aspect', 'angle')[position]} {words}"):
+        patch_shape(*patch)
+
+
+def test_large_whole_numbers_are_numbers(assert_close):
+    assert_close(patch_shape(10**30, 1, 0), patch_shape(1e30, 1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "error", "words"),
+    [
+        ([0.1, 0, 0.1], TypeError, r"shape is list; expected a floating-point tensor \(..., 3\)"),
+        (torch.tensor([1, 0, 1]), TypeError, "shape is torch.int64"),
+        (torch.rand(2), ValueError, r"shape has shape \(2,\); expected \(..., 3\)"),
+        (torch.rand(()), ValueError, r"shape has shape \(\)"),
+        (torch.rand(3, 4), ValueError, r"shape has shape \(3, 4\)"),
+    ],
+)
+def test_what_is_no_triangle(shape, error, words):
+    with pytest.raises(error, match=words):
+        patch_parameters(shape)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")

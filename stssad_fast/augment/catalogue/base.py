@@ -6,12 +6,13 @@ from types import ModuleType
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from stssad_fast.augment.checked import Checked, check_pictures, is_number
 from stssad_fast.errors import InputError
 
 
-class PictureAugmentation(nn.Module):
+class PictureAugmentation(Checked):
     """Changes every picture of a batch in a way of its own.
 
     It has no parameters: what it draws comes from the generator alone, or from torch's default one
@@ -21,9 +22,15 @@ class PictureAugmentation(nn.Module):
     Attributes:
         classes: K of the augmentation predictor: into how many separable classes the augmentation
             falls. Class 0 leaves pictures as they are.
+        needs_square: whether it refuses pictures whose height and width differ.
+
+    Raises:
+        InputError: on a call, the pictures are no floating-point tensor (B, C, H, W). That their
+            values are in [0, 1] is not checked.
     """
 
     classes: ClassVar[int] = 2
+    needs_square: ClassVar[bool] = False
 
     def __init__(self) -> None:  # make() asks it for the names of the settings
         super().__init__()
@@ -43,9 +50,9 @@ class PictureAugmentation(nn.Module):
         Of an augmentation with two classes the second is the augmentation itself.
 
         Raises:
-            InputError: there is no such class.
+            InputError: there is no such class, or the pictures cannot be used.
         """
-        self._check_class(k)
+        self._check(image, k)
         return self(image, generator=generator) if k else image
 
     def describe(self) -> dict[str, float]:
@@ -55,7 +62,8 @@ class PictureAugmentation(nn.Module):
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value:g}" for name, value in self.describe().items())
 
-    def _check_class(self, k: int) -> None:
+    def _check(self, image: Tensor, k: int) -> None:
+        check_pictures(image)
         if not 0 <= k < self.classes:
             raise InputError(f"class {k!r} of {type(self).__name__}, which has {self.classes}")
 
@@ -95,7 +103,7 @@ class OnOff(PictureAugmentation):
     def of_class(
         self, image: Tensor, k: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        self._check_class(k)
+        self._check(image, k)
         return self.changed(image) if k else image
 
     def describe(self) -> dict[str, float]:
@@ -108,7 +116,7 @@ def within(name: str, value: float, low: float, high: float, *, above: bool = Fa
     Raises:
         InputError: it does not.
     """
-    if not (low < value <= high or (value == low and not above)):
+    if not is_number(value) or not (low < value <= high or (value == low and not above)):
         bracket = "(" if above else "["
         raise InputError(f"{name} is {value!r}, expected a number in {bracket}{low:g}, {high:g}]")
     return float(value)

@@ -65,6 +65,7 @@ class Rotate(PictureAugmentation):
     """
 
     classes = 4
+    needs_square = True
 
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         square(image, "Rotate")
@@ -73,7 +74,7 @@ class Rotate(PictureAugmentation):
     def of_class(
         self, image: Tensor, k: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        self._check_class(k)
+        self._check(image, k)
         square(image, "Rotate")
         return torch.rot90(image, k, (2, 3))
 
@@ -92,6 +93,7 @@ class Geom(PictureAugmentation):
     """
 
     classes = 72
+    needs_square = True
 
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         square(image, "GEOM")
@@ -103,7 +105,7 @@ class Geom(PictureAugmentation):
     def of_class(
         self, image: Tensor, k: int, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        self._check_class(k)
+        self._check(image, k)
         square(image, "GEOM")
         flip, down, across, quarters = k // 36, k // 12 % 3, k // 4 % 3, k % 4
         steps = torch.tensor([[down, across]], device=image.device).expand(len(image), 2)
