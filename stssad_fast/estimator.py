@@ -130,8 +130,8 @@ class STSSAD(OutlierScores):
         detector_: the trained network.
         density_: Gaussian density of the training embeddings.
         starts_: per start: initial and final hyperparameters, losses and iteration of the iterate
-            returned, ``score_variance``, ``score_shift``, ``scores`` of the test pictures,
-            ``history``, why it ``stopped``, ``seconds``.
+            returned, ``score_variance``, ``score_shift``, ``scores`` of the test pictures (None
+            if it diverged), ``history``, why it ``stopped``, ``seconds``.
         chosen_start_: index of the start that was kept.
         history_: its history: one list per loss and hyperparameter, one entry per iteration.
         threshold_: anomaly score above which a picture is predicted anomalous; ``-offset_``.

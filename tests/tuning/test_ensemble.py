@@ -83,4 +83,4 @@ def test_without_it_the_chosen_start_scores(fitted):
     plain = STSSAD(**fitted.get_params() | {"ensemble": False}).fit(TRAIN, TEST)
     chosen = plain.starts_[plain.chosen_start_]["scores"]
     np.testing.assert_array_equal(plain.test_scores_, chosen)
-    assert not hasattr(plain, "members_")
+    assert plain.members_ == []
