@@ -26,8 +26,8 @@ from stssad_fast.detectors import (
     MIN_IMAGE_SIZE,
     BackboneDetector,
     ResNetDetector,
-    backbone_digest,
     backbone_name,
+    module_digest,
 )
 from stssad_fast.devices import find_device
 from stssad_fast.errors import InputError
@@ -316,7 +316,11 @@ class STSSAD(OutlierScores):
                 self.parametrization,
                 repr(self.augmentation),
                 places,
-                *([] if self.backbone is None else [backbone_digest(self.backbone)]),
+                *(
+                    module_digest(own)
+                    for own in (self.augmentation, self.backbone)
+                    if isinstance(own, nn.Module)
+                ),
             ],
             device,
             ranks,
@@ -539,10 +543,11 @@ class STSSAD(OutlierScores):
             detector = BackboneDetector(
                 self.backbone, channels, (height, width), mean, std, self.unit_embedding
             )
-        for name in ("recompute", "graph"):
+        for name in ("recompute", "graph", "distributed"):
             if detector.draws and getattr(self, name):
+                what = "share" if name == "distributed" else "repeat"
                 raise InputError(
-                    f"{name}=True cannot repeat what the backbone draws at random; set it to "
+                    f"{name}=True cannot {what} what the backbone draws at random; set it to "
                     "False, or give a backbone without dropout"
                 )
         return detector

@@ -264,4 +264,5 @@ def _settings(parameters: Any) -> tuple[int, dict[str, Any]]:
 
 
 def _tensor(images: Pictures) -> Tensor:
-    return images if isinstance(images, Tensor) else images[np.arange(len(images))]
+    # Candidates draw by a generator of the CPU, wherever they are learned.
+    return images.cpu() if isinstance(images, Tensor) else images[np.arange(len(images))]

@@ -9,6 +9,7 @@ from sklearn.base import clone
 from torch import nn
 
 from stssad_fast import STSSAD, InputError
+from stssad_fast.detectors import backbone as backbones
 
 PARAMS = {
     "width": 1,
@@ -108,6 +109,21 @@ def test_one_seed_gives_one_result_however_it_is_reached(dropout, tmp_path):
     same(resumed.fit(TRAIN, TEST, checkpoint_path=path, resume=True), model)
 
 
+@pytest.mark.parametrize("validation_norm", ["joint", "running"])
+def test_no_two_passes_draw_the_same_mask(monkeypatch, validation_norm):
+    seeds, seeded = [], backbones._seeded
+
+    def noted(seed, device):
+        seeds.extend([seed] if seed else [])  # 0 is that of a trial
+        return seeded(seed, device)
+
+    monkeypatch.setattr(backbones, "_seeded", noted)
+    one = {"iterations": 3, "starts": [{"size": 0.01}]}
+    make(network(0.5), **one, validation_norm=validation_norm).fit(TRAIN, TEST)
+    assert len(seeds) > 3
+    assert len(set(seeds)) == len(seeds)
+
+
 def test_starts_side_by_side_give_the_same():
     backbone = network(0.5)
     model = make(backbone, n_jobs=2).fit(TRAIN, TEST)
@@ -165,11 +181,11 @@ def test_a_file_and_a_backbone_that_do_not_belong_together(tmp_path):
             STSSAD.load(tmp_path / "own", "cpu", wrong)
 
 
-@pytest.mark.parametrize("option", ["recompute", "graph"])
-def test_options_that_repeat_a_step_need_a_backbone_without_dropout(option, monkeypatch):
+@pytest.mark.parametrize("option", ["recompute", "graph", "distributed"])
+def test_options_that_repeat_or_share_a_step_need_a_backbone_without_dropout(option, monkeypatch):
     model = make(network(0.5), **{option: True})
     model.image_shape_ = (1, 16, 16)
-    with pytest.raises(InputError, match=f"{option}=True cannot repeat"):
+    with pytest.raises(InputError, match=f"{option}=True cannot (repeat|share)"):
         model._detector()
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from stssad_fast import STSSAD, InputError
 from stssad_fast.augment import Augmentation, CutDiff, Rotation
+from stssad_fast.baselines import AutoEncoder
 
 PARAMS = {
     "width": 2,
@@ -377,6 +378,39 @@ def test_an_augmentation_of_your_own(tmp_path):
         model.save(tmp_path / "model")
 
 
+class Shifted(Brightness):
+    """One hyperparameter to tune, and two that are fixed."""
+
+    def __init__(self, by=0.25):
+        super().__init__()
+        self.by = nn.Parameter(torch.tensor(by), requires_grad=False)
+        self.count = nn.Parameter(torch.tensor(3), requires_grad=False)
+
+    def forward(self, image, *, generator=None):
+        return image * self.factor + self.by
+
+
+@pytest.mark.parametrize("strategy", ["second_order", "first_order"])
+def test_a_hyperparameter_that_asks_for_no_gradient_stays(strategy):
+    model = make(augmentation=Shifted(), starts=None, strategy=strategy).fit(TRAIN, TEST)
+    assert model.augmentation_.by == 0.25
+    assert len(set(model.history_["factor"])) == 2
+
+
+def test_a_checkpoint_of_an_augmentation_with_other_settings_is_refused(tmp_path):
+    path = tmp_path / "checkpoint"
+    make(augmentation=Shifted(), starts=None).fit(TRAIN, TEST, checkpoint_path=path)
+    with pytest.raises(InputError, match="another run"):
+        other = make(augmentation=Shifted(0.5), starts=None)
+        other.fit(TRAIN, TEST, checkpoint_path=path, resume=True)
+
+
+def test_generators_of_gpus_are_left_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("seeded"))
+    make().fit(TRAIN, TEST)
+    AutoEncoder(width=2, hidden=4, epochs=1, device="cpu").fit(TRAIN)
+
+
 class Misshapen(Brightness):
     def forward(self, image, *, generator=None):
         return image[:, :, 1:] * self.factor
@@ -467,6 +501,6 @@ def test_checkpoint_of_other_starts_is_refused(tmp_path):
     path = tmp_path / "checkpoint"
     model.set_params(starts=[{"size": 0.01}]).fit(images, images, checkpoint_path=path)
     model.fit(images, images, checkpoint_path=path, resume=True)
-    model.set_params(starts=[{"size": 0.1}])
-    with pytest.raises(InputError, match="another run"):
-        model.fit(images, images, checkpoint_path=path, resume=True)
+    for other in ({"starts": [{"size": 0.1}]}, {"random_state": 1}):
+        with pytest.raises(InputError, match="another run"):
+            clone(model).set_params(**other).fit(images, images, checkpoint_path=path, resume=True)

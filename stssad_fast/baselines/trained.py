@@ -79,7 +79,7 @@ class Trained(Baseline, Generic[Network]):
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         self.augmentation_ = _made(self.augmentation, self.augmentation_settings, device)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not those of GPUs, too
             network = self.network_ = self._network(train).to(device)
         self._prepare(network, train, device)
         optimizer = torch.optim.Adam(

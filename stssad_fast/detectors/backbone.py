@@ -107,11 +107,14 @@ def backbone_name(backbone: nn.Module) -> str:
     return f"{type(backbone).__module__}.{type(backbone).__qualname__}"
 
 
-def backbone_digest(backbone: nn.Module) -> str:
-    """Short digest of a backbone: its class, layers, weights and normalisation."""
-    own = [repr(getattr(backbone, name, None)) for name in ("mean", "std")]
-    digest = hashlib.sha256(repr([backbone_name(backbone), repr(backbone), own]).encode())
-    for name, value in backbone.state_dict().items():
+def module_digest(module: nn.Module) -> str:
+    """Short digest of a user's module: its class, layers, weights, and a backbone's normalisation.
+
+    What else it keeps as an attribute does not count.
+    """
+    own = [repr(getattr(module, name, None)) for name in ("mean", "std")]
+    digest = hashlib.sha256(repr([backbone_name(module), repr(module), own]).encode())
+    for name, value in module.state_dict().items():
         digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]

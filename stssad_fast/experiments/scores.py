@@ -180,7 +180,7 @@ def compare(runs: Mapping[tuple[str, str, int], float], ours: str, other: str) -
             if method == ours and (task, other, seed) in runs
         ]
     )
-    if len(differences) < MIN_PAIRS or not differences.any():
+    if np.count_nonzero(differences) < MIN_PAIRS:
         return Comparison(None, len(differences))
     test = wilcoxon(differences, alternative="greater", zero_method="wilcox")
     return Comparison(float(test.pvalue), len(differences))

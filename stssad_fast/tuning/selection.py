@@ -231,7 +231,7 @@ class Search:
 
     def _begin(self, index: int) -> Tuner:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.default_generator.manual_seed(self.seed)  # not those of GPUs, too
             detector = self.make_detector().to(self.device)
         augmentation = self.starts[index].to(self.device)
         generator = torch.Generator(self.device).manual_seed(self.seed)
@@ -308,6 +308,10 @@ class Search:
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
         assert self.path is not None
+        if self._tuner is not None:
+            self._tuner.read()
+            if self._tuner.done:  # some steps ago: on a GPU they are read later
+                self._finish(self._tuner)
         begun = dict(self.begun)
         if self._tuner is not None:
             state, numbers = self._tuner.state()
@@ -353,9 +357,9 @@ class Search:
     def load(self, path: Path) -> None:
         """Take over what a checkpoint holds, where that is farther than what is here."""
         tensors, values = checkpoint.load(path)
-        if values.get("identity") != self.identity:
+        if values.get("identity") != self.identity or values.get("seed") != self.seed:
             raise InputError(
-                f"{path} is of another run: its pictures or parameters differ from these. "
+                f"{path} is of another run: its pictures, parameters or seed differ from these. "
                 "Repeat the command that began it, or choose another folder"
             )
         for index, found in values["done"].items():

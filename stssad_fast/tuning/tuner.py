@@ -103,12 +103,14 @@ class Tuner:
                 "graph=True draws pictures on the GPU, and these are read from disk as they are "
                 "needed; give them as a tensor, raise memory, or leave graph at False"
             )
+        # A GPU would wait for every look at the losses.
+        self.read_every = 1 if self.device.type == "cpu" else READ_EVERY
         self.step_count = 0
         self.stopped = ""
         self._history: dict[str, list[float]] = {}
         self._velocity: Tensors = {k: torch.zeros_like(v) for k, v in detector.named_parameters()}
         self._optimizer = HyperOptimizer(
-            list(augmentation.parameters()),
+            list(self._tuned().values()),
             config.hyper_optimizer,
             [self._hyper_learning_rate(iteration) for iteration in range(config.iterations)],
         )
@@ -172,7 +174,7 @@ class Tuner:
             self._run("iteration", self._iterate)
         self.step_count += 1
         last = self.step_count == self.total_steps
-        if self.device.type == "cpu" or last or self.step_count % READ_EVERY == 0:
+        if last or self.step_count % self.read_every == 0:
             self.read()
 
     def read(self) -> None:
@@ -326,6 +328,11 @@ class Tuner:
         """Whether gradients move the augmentation."""
         return self.config.strategy in ("second_order", "first_order")
 
+    def _tuned(self) -> Tensors:
+        """The hyperparameters that gradients move; others stay as they were given."""
+        named = self.augmentation.named_parameters()
+        return {name: value for name, value in named if value.requires_grad}
+
     def _rows(self, source: ReadAhead, generator: torch.Generator) -> Tensor:
         count = len(source.pictures)
         order = torch.randperm(count, generator=generator, device=generator.device)
@@ -387,7 +394,8 @@ class Tuner:
             self.detector.train(self.config.validation_norm == "joint")
             sets = self._shares(images, self._augment(hyperparameters, images), test)
             self._look_ahead(test=self.tunes and self.config.updates == 1)
-            buffers = {k: v.clone() for k, v in self.detector.named_buffers()}
+            # Batch norm's statistics are not to move; what counts a backbone's draws is.
+            buffers = {k: v.clone() for k, v in self.detector.named_buffers() if k != "seed"}
             counts, stacked = [len(rows) for rows in sets], torch.cat(sets)
             del sets
             with recomputed(self.detector, self.config.recompute, self._norm):
@@ -455,7 +463,7 @@ class Tuner:
     def _bilevel(self) -> tuple[Tensor, Tensor]:
         images, test = self._draw(self.train), self._draw(self.test)
         parameters: Tensors = dict(self.detector.named_parameters())
-        hyperparameters: Tensors = dict(self.augmentation.named_parameters())
+        hyperparameters = self._tuned()
         step = bilevel_step(
             self._train_loss(images),
             self._validation_loss(images, test),

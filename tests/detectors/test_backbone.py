@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from stssad_fast import STSSAD, InputError, mean_distance_loss
 from stssad_fast.augment import CutDiff
-from stssad_fast.detectors import BackboneDetector, backbone_digest
+from stssad_fast.detectors import BackboneDetector, module_digest
 from stssad_fast.tuning.hypergradient import bilevel_step
 
 
@@ -187,13 +187,13 @@ def test_dropout_draws_from_its_own_seed():
 
 def test_digest():
     plain = network()
-    assert backbone_digest(plain) == backbone_digest(copy.deepcopy(plain)) == backbone_digest(plain)
+    assert module_digest(plain) == module_digest(copy.deepcopy(plain)) == module_digest(plain)
     moved, renormalised = network(), network()
     moved[0].weight.data[0, 0, 0, 0] += 1e-6
     renormalised.mean, renormalised.std = 0.5, 0.2
     others = [moved, renormalised, network(1, nn.Dropout(0.1)), network(1, nn.Dropout(0.2))]
     others += [network(activation=nn.Tanh), nn.ModuleList(network())]
-    assert len({backbone_digest(b) for b in (plain, *others)}) == 1 + len(others)
+    assert len({module_digest(b) for b in (plain, *others)}) == 1 + len(others)
 
 
 @pytest.mark.parametrize("norm", ["batch", "running"])

@@ -111,6 +111,8 @@ def test_no_p_value_without_evidence() -> None:
     few = [s for s in many(0, 0.1, 1) if s.seed < MIN_PAIRS - 1]
     assert summarize(few).comparisons["AE"].p_value is None
     assert summarize(few).comparisons["AE"].pairs == MIN_PAIRS - 1
+    tied = [*few, *(Score("other", m, 0, 0.5) for m in (OURS, "AE"))]
+    assert summarize(tied).comparisons["AE"].p_value is None
     assert summarize(many(0, 0.1, 1)).comparisons["AE"].p_value is not None
 
 

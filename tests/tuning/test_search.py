@@ -204,6 +204,48 @@ def test_a_truncated_checkpoint_is_refused(make_search, tmp_path, share):
         search.resume()
 
 
+@pytest.mark.parametrize("stop", [3, 4, 5, 6, 7, 8, 9, 10, 11, None])
+@pytest.mark.parametrize("changes", [{"patience": 2, "smoothing": 0.0}, {"learning_rate": 1e30}])
+def test_an_end_that_is_read_late_is_the_same_end(
+    make_search, tmp_path, monkeypatch, changes, stop
+):
+    """As on a GPU, where a checkpoint may be written some steps after a start has ended."""
+    changes |= {"iterations": 12, "warm_up": 1}
+    expected = make_search(**changes)
+    expected.run()
+    assert all(result["stopped"] != "finished" for result in expected.results)
+
+    begin = Search._begin
+
+    def late(self, index):
+        found = begin(self, index)
+        found.read_every = 16
+        return found
+
+    monkeypatch.setattr(Search, "_begin", late)
+    path, steps = tmp_path / "checkpoint", []
+
+    def count(self):
+        step(self)
+        steps.append(1)
+        if len(steps) == stop:
+            signal.raise_signal(signal.SIGINT)
+
+    step = Tuner.step
+    monkeypatch.setattr(Tuner, "step", count)
+    search = make_search(path, **changes)
+    search.interval = math.inf
+    if stop is not None:
+        with pytest.raises(KeyboardInterrupt):
+            search.run()
+        search = make_search(path, **changes)
+        search.resume()
+    search.run()
+    (found, kept), (results, tensors) = outcome(search), outcome(expected)
+    assert str(found) == str(results)  # NaN is not equal to NaN
+    assert kept == tensors
+
+
 def test_without_a_checkpoint_it_begins(make_search, tmp_path):
     search = make_search(tmp_path / "checkpoint")
     search.resume()
