@@ -144,17 +144,17 @@ class STSSAD(OutlierScores):
             StrOptions({"second_order", "first_order", "random_dynamic", "random_static"})
         ],
         "depth": [Options(Integral, {10, 18})],
-        "width": [Interval(Integral, 1, None, closed="left")],
+        "width": [Interval(Integral, 1, 1024, closed="both")],
         "backbone": [None, nn.Module],
-        "iterations": [Interval(Integral, 1, None, closed="left")],
-        "warm_up": [Interval(Integral, 0, None, closed="left")],
-        "updates": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 2, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "iterations": [Interval(Integral, 1, 10**6, closed="both")],
+        "warm_up": [Interval(Integral, 0, 10**6, closed="both")],
+        "updates": [Interval(Integral, 1, 10**6, closed="both")],
+        "batch_size": [Interval(Integral, 2, 10**6, closed="both")],
+        "learning_rate": [Interval(Real, 0, 1e38, closed="right")],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "hyper_optimizer": [StrOptions({"adam", "sgd"})],
-        "hyper_learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "hyper_learning_rate": [Interval(Real, 0, 1e6, closed="right")],
         "hyper_schedule": [StrOptions({"cosine", "constant"})],
         "parametrization": [StrOptions({"log", "cholesky"})],
         "validation": [StrOptions({"batch", "all"})],
@@ -162,7 +162,7 @@ class STSSAD(OutlierScores):
         "validation_norm": [StrOptions({"joint", "running"})],
         "unit_embedding": ["boolean"],
         "smoothing": [Interval(Real, 0, 1, closed="left")],
-        "patience": [None, Interval(Integral, 1, None, closed="left")],
+        "patience": [None, Interval(Integral, 1, 10**6, closed="both")],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "recompute": ["boolean"],
         "graph": ["boolean"],
@@ -630,7 +630,7 @@ def _plain(value: Any) -> Any:
 
 def _check_checkpoint(path: Path | None, interval: float, resume: bool) -> None:
     try:
-        valid = 0 <= interval < np.inf
+        valid = interval >= 0  # inf is: at the end alone
     except TypeError:
         valid = False
     if not valid:

@@ -1,10 +1,12 @@
 """The command line: tune, score, demo, recommend, experiment, study, info."""
 
 import contextlib
+import io
 import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +32,7 @@ from stssad_fast.estimator import AUGMENTATIONS
 from stssad_fast.report.page import versions
 
 BAD_INPUT = 2
+PATHS = ("--train", "--test", "--out", "--data")
 
 
 class _Commands(TyperGroup):
@@ -45,6 +48,7 @@ class _Commands(TyperGroup):
         **extra: Any,
     ) -> Any:
         try:
+            _check_paths(sys.argv[1:] if args is None else args)
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except typer.TyperException as error:  # options and arguments
             _complain(f"{error.format_message().rstrip('.')}; see stssad-fast --help")
@@ -417,6 +421,18 @@ def info() -> None:
     )
 
 
+def _check_paths(arguments: Sequence[str]) -> None:
+    """Refuse an empty path, which would be taken for the current folder."""
+    glued = tuple(f"{option}=" for option in PATHS)
+    words = [word for a in arguments for word in (a.split("=", 1) if a.startswith(glued) else [a])]
+    for before, word in pairwise(["stssad-fast", *words]):
+        if not word and (before in PATHS or not before.startswith("-")):
+            what = before if before in PATHS else f"the argument after {before}"
+            raise InputError(
+                f"{what} is empty, expected a path; if it is from a variable, see that this is set"
+            )
+
+
 def _complain(message: str) -> None:
     _say(f"Error: {message}")
 
@@ -433,4 +449,7 @@ def _give_up_stdout() -> None:
 
 def main() -> None:
     """Entry point of the command ``stssad-fast``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # paths and × are not in every encoding
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="stssad-fast")

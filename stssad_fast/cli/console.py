@@ -110,49 +110,65 @@ class TuningDisplay:
         if newest.start == newest.starts - 1 and all(p.ended for p in self._latest.values()):
             return Group(table)
         note = "warming up; " if newest.warming_up else ""
-        return Group(table, Text(f"{note}about {duration(self._clock.left())} left", "dim"))
+        return Group(table, Text(f"{note}{_left(self._clock.left())}", "dim"))
 
 
-def _line(progress: selection.Progress, left: float) -> str:
+def _left(seconds: float | None) -> str:
+    return "time left not known yet" if seconds is None else f"about {duration(seconds)} left"
+
+
+def _line(progress: selection.Progress, left: float | None) -> str:
     values = "  ".join(f"{k} {hyperparameter(v, k)}" for k, v in progress.hyperparameters.items())
     return (
         f"start {progress.start + 1}/{progress.starts}  step {progress.step}/{progress.steps}  "
         f"{values}  L_trn {number(progress.train_loss)}  L_val {number(progress.validation_loss)}  "
-        f"about {duration(left)} left"
+        f"{_left(left)}"
     )
 
 
 class _Clock:
-    """Time left, from the time that warm-up steps and tuning steps have taken so far."""
+    """Time left, from the time that warm-up steps and tuning steps have taken so far.
+
+    Starts may run side by side, as many as have been seen to at once.
+    """
 
     def __init__(self) -> None:
         self._seconds = {True: 0.0, False: 0.0}  # by whether it was a warm-up step
         self._steps = {True: 0, False: 0}
         self._warm_up = 0
-        self._previous = time.monotonic()
+        self._side_by_side = 1
+        self._previous: dict[int, float] = {}  # by start
         self._latest: dict[int, selection.Progress] = {}
 
     def tick(self, progress: selection.Progress) -> None:
         now = time.monotonic()
-        self._seconds[progress.warming_up] += now - self._previous
-        self._steps[progress.warming_up] += 1
-        self._previous = now
+        # Before the first step of a start came more than the step: its process, the network.
+        if progress.start in self._previous:
+            self._seconds[progress.warming_up] += now - self._previous[progress.start]
+            self._steps[progress.warming_up] += 1
+        self._previous[progress.start] = now
         if progress.warming_up:
             self._warm_up = max(self._warm_up, progress.step)
         self._latest[progress.start] = progress
+        self._side_by_side = max(self._side_by_side, len(self._begun()))
 
-    def left(self) -> float:
-        if not self._latest:
-            return 0.0
-        each = {k: self._seconds[k] / n if (n := self._steps[k]) else None for k in (True, False)}
-        tuning = each[False] or TUNING_STEP_COST * (each[True] or 0.0)
-        warming = each[True] or tuning / TUNING_STEP_COST
+    def _begun(self) -> list[selection.Progress]:
+        return [progress for progress in self._latest.values() if not progress.ended]
+
+    def left(self) -> float | None:
+        """Seconds, None until a step has been measured."""
+        each = {k: self._seconds[k] / n for k, n in self._steps.items() if n}
+        if not each:
+            return None
+        tuning = each.get(False, TUNING_STEP_COST * each.get(True, 0.0))
+        warming = each.get(True, tuning / TUNING_STEP_COST)
         # Within the first warm-up its length is not known; what is left counts as tuning.
         newest = self._latest[max(self._latest)]
         full = self._warm_up * warming + (newest.steps - self._warm_up) * tuning
         to_come = newest.starts - newest.start - 1
-        begun = [p for p in self._latest.values() if not p.ended]
-        return to_come * full + sum(p.steps - p.step for p in begun) * tuning
+        begun = [(p.steps - p.step) * tuning for p in self._begun()]
+        # No start is shared among processes: the last one takes its time alone.
+        return max((to_come * full + sum(begun)) / self._side_by_side, max(begun, default=0.0))
 
 
 @contextmanager

@@ -148,10 +148,16 @@ def perform(
         write: writes tables and page, and returns the page.
 
     Raises:
-        InputError: the folder has another experiment's jobs, whose tables these would replace.
+        InputError: the folder holds another experiment, or files that are no run's, which these
+            tables would replace.
         typer.Exit: a job has failed, or the run was stopped.
     """
-    for record in Store(out).done.values():
+    store = Store(out)
+    if others := store.others():
+        raise InputError(
+            f"{out} holds files that are no run's ({others[0]}); choose a new folder as --out"
+        )
+    for record in store.done.values():
         if not own(record.config):
             raise InputError(
                 f"{out} holds another experiment ({record.label}); choose another --out"
@@ -182,7 +188,7 @@ def _executor(
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         workers = 1 if torch.cuda.is_available() else max(1, cores // cpus)
-    return Local(workers, cpus, preload=("stssad_fast.cli",)), workers
+    return Local(workers, cpus, preload=("stssad_fast.cli.app",)), workers
 
 
 @app.command(epilog="Example: `stssad-fast experiment status runs/defects`")

@@ -9,8 +9,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from inspect import formatannotation
 from pathlib import Path
-from typing import Any, Literal
+from reprlib import repr as shortened
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -166,27 +169,44 @@ class Run:
         """Read config.json.
 
         Raises:
-            InputError: it is damaged.
+            InputError: it is damaged, or a value is not of its field's type.
         """
         path = self / CONFIG
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("format") != FORMAT:
                 raise ValueError("not of this version")
-            return Settings(**values)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            settings = Settings(**values)
+            _check_types(vars(settings), {field.name: field.type for field in fields(settings)})
+            if odd := settings.parameters.keys() ^ STSSAD().get_params().keys():
+                names = ", ".join(sorted(odd))
+                raise ValueError(f"its parameters and those of STSSAD differ in {names}")
+            return settings
+        except _UNREADABLE as error:
             raise InputError(
                 f"{path} cannot be read ({error}); it is damaged or not of stssad_fast. "
                 "Choose a new folder and begin again"
             ) from error
 
     def read_results(self) -> dict[str, Any]:
-        """Read results.json of a finished run."""
+        """Read results.json of a finished run.
+
+        Raises:
+            InputError: it is damaged, or lacks what :func:`console.summary` shows.
+        """
         path = self / RESULTS
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            _check_types(values, _RESULTS)
+            for start in values["starts"]:
+                _check_types(start, _START)
+            if not 0 <= values["chosen"] < len(values["starts"]):
+                raise ValueError(f"chosen is {values['chosen']} of {len(values['starts'])} starts")
+            names = [start[k].keys() for start in values["starts"] for k in ("initial", "final")]
+            if any(each != names[0] for each in names):
+                raise ValueError("the hyperparameters of its starts differ")
             return values
-        except (OSError, ValueError) as error:
+        except _UNREADABLE as error:
             raise InputError(
                 f"{path} cannot be read ({error}); delete it and resume the run to make it anew"
             ) from error
@@ -240,6 +260,54 @@ class Run:
 
 def _is_leftover(name: str) -> bool:
     return any(name.startswith(f".{mine}.") for mine in (CONFIG, CHECKPOINT, *OUTPUTS))
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_START = {
+    **{name: dict[str, float] for name in ("initial", "final")},
+    **{
+        name: float | None
+        for name in ("train_loss", "validation_loss", "score_variance", "score_shift", "auc")
+    },
+}
+_RESULTS = {
+    "starts": list[dict[str, Any]],
+    "chosen": int,
+    "selection": Literal["score_variance", "score_shift"],
+    "auc": float | None,
+    "flagged": int,
+    "test_pictures": int,
+}
+
+
+def _check_types(values: Any, types: Mapping[str, Any]) -> None:
+    """Raise ValueError unless ``values``, from JSON, has all of ``types``, and as they say."""
+    if not isinstance(values, dict):
+        raise ValueError(f"expected an object, not {shortened(values)}")
+    for name, kind in types.items():
+        if name not in values:
+            raise ValueError(f"{name} is missing")
+        if not _fits(values[name], kind):
+            raise ValueError(
+                f"{name} is {shortened(values[name])}, expected {formatannotation(kind)}"
+            )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin is Literal:
+        return value in arguments
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in arguments)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
+    if origin is dict:  # in JSON all names are words
+        return isinstance(value, dict) and all(_fits(v, arguments[1]) for v in value.values())
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def differing(saved: Settings, given: Mapping[str, Any]) -> list[str]:

@@ -1,8 +1,8 @@
 """From what the user asked for to a finished run."""
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
 from stssad_fast.tuning.ranks import Ranks
 
+MAX_IMAGE_SIZE, MAX_THREADS = 2**14, 2**12
 DEFAULTS = STSSAD().get_params() | {"random_state": 0}
 
 
@@ -45,6 +46,8 @@ def assigned(assignments: Sequence[str], named: Mapping[str, Any]) -> dict[str, 
             raise InputError(f"{name} is given twice; leave one out")
         try:
             values[name] = json.loads(value)
+        except RecursionError:
+            raise InputError(f"--set {name} is nested too deeply; give a plain value") from None
         except ValueError:
             words = {"none": None, "true": True, "false": False}
             values[name] = words.get(value.lower(), value)
@@ -115,7 +118,7 @@ def tune(
         if first and not run.begun:
             run.begin(settings)
         model = STSSAD(**settings.parameters)
-        with TuningDisplay(err) as display:
+        with TuningDisplay(err) as display, _memory():
             model.fit(
                 train.images,
                 test.images,
@@ -127,16 +130,34 @@ def tune(
         return run.finish(model, train, test, settings.test) if first else None
 
 
+@contextmanager
+def _memory() -> Iterator[None]:
+    """Say what to do about an allocation that fails."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        on_the_cpu = "can't allocate memory" in str(error)  # torch has no type for it
+        if not on_the_cpu and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise
+        raise InputError(
+            "there is not enough memory for this; lower --width, --image-size or --batch-size"
+        ) from error
+
+
 def _check(settings: Settings) -> None:
     if settings.image_size < MIN_IMAGE_SIZE:
         raise InputError(
             f"--image-size is {settings.image_size}; the network needs at least {MIN_IMAGE_SIZE} "
             "pixels"
         )
+    if settings.image_size > MAX_IMAGE_SIZE:
+        raise InputError(
+            f"--image-size is {settings.image_size}; expected at most {MAX_IMAGE_SIZE} pixels"
+        )
     if not settings.memory >= 0:  # NaN fails too
         raise InputError(f"--memory is {settings.memory}; expected GiB, 0 or more")
-    if settings.threads < 1:
-        raise InputError(f"--threads is {settings.threads}; expected at least 1")
+    if not 1 <= settings.threads <= MAX_THREADS:
+        raise InputError(f"--threads is {settings.threads}; expected 1 to {MAX_THREADS}")
     if not settings.checkpoint_interval >= 0:  # NaN fails too
         raise InputError(
             f"--checkpoint-interval is {settings.checkpoint_interval}; expected seconds, 0 or more"

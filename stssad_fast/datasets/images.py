@@ -6,6 +6,7 @@ picture happens to hold. Transparent pictures are laid over black, so alpha mult
 """
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,13 @@ def with_channels(image: Tensor, channels: int | None) -> Tensor:
 def _read_pixels(path: Path) -> NDArray[np.float32]:
     """File → (H, W, C) in [0, 1], C either 1 or 3."""
     try:
-        if path.stat().st_size == 0:
+        status = path.stat()
+        # A pipe would be waited for; opening a folder says what it is.
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise InputError(
+                f"{path} is no regular file, expected a picture file. Save what it gives to a file."
+            )
+        if status.st_size == 0 and not stat.S_ISDIR(status.st_mode):
             raise InputError(f"{path} is empty (zero bytes). Remove it or write it again.")
         with path.open("rb") as file:
             magic = file.read(4)

@@ -300,6 +300,8 @@ def categories(path: str | Path) -> list[Path]:
         InputError: there is none.
     """
     root = Path(path)
+    if root.is_file():
+        raise InputError(f"{root} is a file, expected a folder in MVTec AD's layout; name its root")
     if not root.is_dir():
         raise InputError(f"the folder {root} does not exist; check the path")
     found = [root, *sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))]

@@ -207,6 +207,12 @@ class Store:
                 "again to make it anew"
             ) from error
 
+    def others(self) -> list[str]:
+        """Files of a folder that holds no run, if there are any."""
+        if not self.folder.is_dir() or any((self.folder / name).exists() for name in (JOBS, PLAN)):
+            return []
+        return sorted(e.name for e in self.folder.iterdir() if not e.name.startswith("."))
+
     def write_plan(self, jobs: Sequence[Job], workers: int | None) -> None:
         """Write plan.json, from which others learn what is left."""
         named = [Planned(job.key, job.label, job.group) for job in jobs]

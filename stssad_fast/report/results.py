@@ -109,8 +109,14 @@ def write_figures(
     """Write a page that has figures alone, and the figures as files.
 
     Raises:
-        InputError: a file cannot be written.
+        InputError: a file cannot be written, or the folder holds something else than such a page.
     """
+    written = [PAGE, *(f"{FIGURES}/{figure.name}.png" for figure in figures)]
+    if out.is_dir() and (others := _others(out, written)):
+        raise InputError(
+            f"{out} holds files that are not of this page ({others[0]}); choose a new folder as "
+            "--out"
+        )
     page = ExperimentPage(title, command(), 1, figures=figures, notes=notes, machine=machine())
     try:
         save_plots(out / FIGURES, figures)
@@ -119,6 +125,13 @@ def write_figures(
             f"cannot write to {out}: {error.strerror}; choose another --out"
         ) from error
     return write_page(out / PAGE, page)
+
+
+def _others(folder: Path, written: Sequence[str]) -> list[str]:
+    """What a folder holds besides what was written there; all of it if that is not complete."""
+    found = sorted(e.name for e in folder.iterdir() if not e.name.startswith("."))
+    ours = {PAGE, FIGURES} if all((folder / name).exists() for name in written) else set()
+    return [name for name in found if name not in ours]
 
 
 def saved_figures(run: Path) -> list[Plot]:

@@ -488,6 +488,8 @@ class Tuner:
             finite &= torch.isfinite(gradient).all()
         self._optimizer.step(gradients, self._index - self.config.warm_up)
         self.augmentation.constrain_()
+        for value in hyperparameters.values():
+            finite &= torch.isfinite(value).all()
         _copy(state, {k: torch.where(finite, v, before[k]) for k, v in state.items()})
         return step.train_loss, step.validation_loss
 

@@ -30,10 +30,19 @@ def truncated(path):
         (["--augmentation", "rotation"], "starts does not fit rotation"),
         (["--strategy", "third_order"], "'strategy' parameter"),
         (["--width", "0"], "'width' parameter"),
+        (["--width", "1000000"], "'width' parameter"),
         (["--width", "four"], "'--width': .* integer"),
         (["--learning-rate", "nan"], "'learning_rate' parameter"),
         (["--device", "abacus"], "'abacus' cannot be used"),
         (["--threads", "0"], "--threads is 0"),
+        (["--threads", "99999999999"], "--threads is 99999999999; expected 1 to"),
+        (["--image-size", "99999999999999999999"], "--image-size is 9.*expected at most 16384"),
+        (["--iterations", "99999999999999999999"], "'iterations' parameter"),
+        (["--warm-up", "99999999999999999999"], "'warm_up' parameter"),
+        (["--learning-rate", "1e308"], "'learning_rate' parameter"),
+        (["--set", "hyper_learning_rate=1e300"], "'hyper_learning_rate' parameter"),
+        (["--set", "patience=99999999999999999999999"], "'patience' parameter"),
+        (["--set", "patience=" + "[" * 10000], "--set patience is nested too deeply"),
         (["--checkpoint-interval", "-1"], "--checkpoint-interval is -1"),
         (["--memory", "-1"], "--memory is -1"),
         (["--jobs", "0"], "'n_jobs' parameter"),
@@ -49,6 +58,24 @@ def test_options(cli, tmp_path, more, match):
     before = cli.tree(tmp_path)
     cli.refused("tune", *cli.options, "--out", tmp_path / "new/run", *more, match=match)
     assert cli.tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+    ],
+    ids=repr,
+)
+def test_more_memory_than_there_is(cli, tmp_path, monkeypatch, error):
+    def step(tuner):
+        raise error
+
+    monkeypatch.setattr(Tuner, "step", step)
+    match = "not enough memory for this; lower --width"
+    cli.refused("tune", *cli.options, "--out", tmp_path / "run", match=match)
 
 
 def test_commands(cli, tmp_path):
@@ -146,7 +173,7 @@ def test_resume_with_other_pictures(cli, tmp_path):
     cli.draw("test/hole/3.png", seed=99)
     before = cli.tree(tmp_path)
     cli.refused(
-        "tune", "--out", tmp_path / "run", "--resume", match="pictures or parameters differ"
+        "tune", "--out", tmp_path / "run", "--resume", match="pictures, parameters or seed differ"
     )
     assert cli.tree(tmp_path) == before
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -80,3 +81,26 @@ def test_progress_in_lines():
     lines = stream.getvalue().splitlines()
     assert len(lines) == 4
     assert lines[-1].startswith("start 1/3  step 4/4  size 0.01  angle 12.0°  L_trn 0.5  L_val 0.5")
+
+
+@pytest.mark.parametrize(
+    ("ticks", "left"),
+    [
+        ([(30, 0, 1)], None),
+        ([(30, 0, 1), (31, 0, 2)], "28 s"),  # 2 of 4 s, and 2 starts of 2 of 1 s and 2 of 4 s
+        ([(30, 0, 1), (30, 1, 1)], None),
+        ([(30, 0, 1), (31, 1, 1), (32, 0, 2), (33, 1, 2)], "26 s"),
+        ([(30, 0, 1), (31, 1, 1), (32, 0, 4), (34, 1, 3), (35, 2, 1)], "7.5 s"),
+    ],
+)
+def test_time_left_is_of_measured_steps(monkeypatch, ticks, left):
+    now = 0.0
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: now))
+    stream = io.StringIO()
+    plan = {start: list(steps(start)) for start in range(3)}
+    with console.TuningDisplay(Console(file=stream, width=200), lines_every=0) as display:
+        for now, start, step in ticks:  # noqa: B007
+            display(plan[start][step - 1])
+    shown = stream.getvalue().splitlines()
+    assert shown[0].endswith("  time left not known yet")
+    assert shown[-1].endswith(f"  about {left} left" if left else "  time left not known yet")

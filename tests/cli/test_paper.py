@@ -21,6 +21,26 @@ def test_lemma(cli, tmp_path):
     assert "L_val is least" in page
     assert (tmp_path / "run/figures/lemma.png").exists()
     cli.refused("experiment", "lemma", "--out", tmp_path / "run", "--points", 6, match="odd number")
+    cli.accepted("experiment", "lemma", "--out", tmp_path / "run", "--points", 5)  # anew
+    (tmp_path / "run/notes.txt").write_text("mine")
+    match = r"not of this page \(notes.txt\); choose a new folder"
+    cli.refused("experiment", "lemma", "--out", tmp_path / "run", "--points", 7, match=match)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lemma", "--points", 5),
+        ("semantic", "--methods", "AE", "--seeds", 1),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_other_peoples_files_are_not_written_over(cli, tmp_path, arguments):
+    page = tmp_path / "site/index.html"
+    page.parent.mkdir()
+    page.write_text("my home page")
+    cli.refused("experiment", *arguments, "--out", page.parent, match=r"\(index.html\); choose a")
+    assert cli.tree(page.parent) == {page: b"my home page"}
 
 
 def test_gallery(cli, tmp_path):

@@ -1,5 +1,8 @@
 import csv
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -75,3 +78,37 @@ def test_out_that_cannot_be_written(finished, tmp_path):
     picture = cli.data / "test/hole/0.png"
     cli.refused("score", run, picture, "--out", tmp_path / "no/a.csv", match="cannot write")
     cli.refused("score", run, picture, "--out", tmp_path, match="cannot write")
+
+
+def test_a_pipe_is_no_picture(finished, tmp_path):
+    cli, run = finished
+    os.mkfifo(tmp_path / "pipe.png")
+    cli.refused("score", run, tmp_path / "pipe.png", match=r"pipe.png is no regular file")
+
+
+def test_an_empty_path_is_not_the_current_folder(finished, tmp_path, monkeypatch):
+    cli, run = finished
+    monkeypatch.chdir(run)
+    cli.refused("score", "", cli.data / "test", match="the argument after score is empty")
+    monkeypatch.chdir(cli.data / "test")
+    cli.refused("score", run, "", match="the argument after .*run is empty, expected a path")
+    picture = cli.data / "test/hole/0.png"
+    cli.refused("score", run, picture, "--out", "", match="--out is empty")
+
+
+def test_output_that_is_not_utf_8(finished, tmp_path):
+    cli, run = finished
+    picture = tmp_path / "ü☃.png"
+    picture.write_bytes((cli.data / "test/hole/0.png").read_bytes())
+    ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    shown = []
+    for arguments in (["score", run, picture], ["tune", "--out", run, "--resume"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "stssad_fast", *map(str, arguments)],
+            capture_output=True,
+            env=os.environ | ascii_only,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        shown.append(done.stdout.decode("ascii"))
+    assert table(shown[0])[0]["path"] == str(tmp_path / r"\xfc\u2603.png")
+    assert r"1 \u2713" in shown[1] and "Report: " in shown[1]  # ✓

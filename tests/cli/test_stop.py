@@ -95,3 +95,18 @@ def test_several_processes_of_torchrun(cli, tmp_path):
 
     cli.refused("tune", "--out", run, match="holds another run")
     assert "nothing was done again" in cli.accepted("tune", "--out", run, "--resume").output
+
+
+def test_ctrl_c_while_it_is_still_importing():
+    code = (
+        "import sys, stssad_fast\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'stssad_fast.cli.app':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from stssad_fast.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "Stopped before anything was begun.\n")

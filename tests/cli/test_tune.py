@@ -165,3 +165,67 @@ def test_all_starts_together(cli, tmp_path):
     assert [line.split(",")[1] for line in scored.stdout.splitlines()[1:]] == [
         row["score"] for row in rows
     ]
+
+
+def changed(**values):
+    return lambda saved: saved | values
+
+
+def without(name):
+    return lambda saved: {k: v for k, v in saved.items() if k != name}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        ("results", lambda _: {}, r"\(starts is missing\); delete it and resume"),
+        ("results", lambda _: None, "expected an object, not None"),
+        ("results", changed(starts=[]), "chosen is 0 of 0 starts"),
+        ("results", changed(starts=None), "starts is None, expected list"),
+        ("results", changed(starts=[{}]), "initial is missing"),
+        ("results", changed(chosen=-1), "chosen is -1 of 1 starts"),
+        ("results", changed(chosen=True), "chosen is True, expected int"),
+        ("results", changed(selection="best"), "selection is 'best', expected Literal"),
+        ("results", changed(auc="0.5"), "auc is '0.5', expected float | None"),
+        ("results", without("flagged"), "flagged is missing"),
+        (
+            "results",
+            lambda saved: saved | {"starts": [saved["starts"][0] | {"initial": {"size": "big"}}]},
+            "initial is {'size': 'big'}",
+        ),
+        (
+            "results",
+            lambda saved: saved | {"starts": [saved["starts"][0] | {"initial": {}}]},
+            "the hyperparameters of its starts differ",
+        ),
+        ("config", changed(image_size="64"), r"image_size is '64', expected int\); .* begin again"),
+        ("config", changed(image_size=True), "image_size is True"),
+        ("config", changed(threads="a"), "threads is 'a'"),
+        ("config", changed(train=3), "train is 3"),
+        ("config", changed(kinds=[1]), r"kinds is \[1\]"),
+        ("config", changed(channels="grey"), "channels is 'grey'"),
+        ("config", changed(memory=None), "memory is None"),
+        ("config", changed(parameters=None), "parameters is None"),
+        ("config", changed(parameters={"colour": 1}), "differ in .*colour.*, width"),
+        ("config", changed(colour=1), "colour"),
+        ("config", lambda _: [], "config.json cannot be read"),
+    ],
+)
+def test_json_that_is_not_what_is_expected(cli, copy, name, change, match):
+    path = copy / f"{name}.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    before = cli.tree(copy)
+    match = f"{name}.json cannot be read .*{match}" if "cannot" not in match else match
+    cli.refused("tune", "--out", copy, "--resume", match=match)
+    assert cli.tree(copy) == before
+
+
+@pytest.mark.parametrize("option", ["--train", "--test", "--out"])
+def test_an_empty_path_is_not_the_current_folder(cli, tmp_path, monkeypatch, option):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = cli.tree(tmp_path)
+    for words in ([option, ""], [f"{option}="]):
+        options = [*cli.options, "--out", tmp_path / "run", *words]
+        cli.refused("tune", *options, match=f"{option} is empty, expected a path; .* variable")
+    assert cli.tree(tmp_path) == before

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -278,3 +279,9 @@ def test_messages_are_one_line(tmp_path):
     with pytest.raises(InputError) as caught:
         read_image(path)
     assert "\n" not in str(caught.value) and str(caught.value).count(str(path)) == 1
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png is no regular file, expected a picture file"):
+        read_image(tmp_path / "a.png")

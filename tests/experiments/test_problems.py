@@ -67,6 +67,9 @@ def test_categories_are_the_folder_or_those_in_it(category, tmp_path):
         problems.categories(tmp_path / "notes")
     with pytest.raises(InputError, match="does not exist"):
         problems.categories(tmp_path / "nothing")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file, expected a folder in MVTec AD's layout"):
+        problems.categories(tmp_path / "file")
 
 
 def test_one_class_is_normal_and_each_other_one_a_task(labelled):

@@ -257,6 +257,15 @@ def test_a_checkpoint_that_cannot_be_written(make_search, tmp_path):
         make_search(tmp_path / "missing" / "checkpoint").run()
 
 
+@pytest.mark.parametrize("hyper_optimizer", ["adam", "sgd"])
+def test_a_step_to_infinity_is_not_taken(make_search, hyper_optimizer):
+    search = make_search(hyper_learning_rate=1e300, hyper_optimizer=hyper_optimizer)
+    search.run()
+    for result in search.results:
+        assert result["final"] == result["initial"]
+        assert result["score_shift"] is not None
+
+
 @pytest.mark.parametrize("warm_up", [0, 1, 2])
 @pytest.mark.parametrize("strategy", ["second_order", "random_static"])
 def test_divergence_everywhere(make_search, warm_up, strategy):
