@@ -110,11 +110,20 @@ INLINE double square_from(const Mean<T>& mean, const T* row, int64_t dimensions,
   return sum_of_lanes(lanes);
 }
 
-// Adds the unit vector from a mean to a row.
-template <typename T>
-INLINE void add_direction(const Mean<T>& mean, const T* RESTRICT row, int64_t dimensions,
-                          T per_length, double* RESTRICT sum) {
-  for (int64_t d = 0; d < dimensions; ++d) sum[d] += double(mean.from(row, d) * per_length);
+// Adds the unit vectors from both means to rows, several at a time: the sums are loaded and stored
+// once for all of them.
+template <int count, typename T>
+INLINE void add_directions(const Mean<T>& train, const Mean<T>& augmented, const T* RESTRICT rows,
+                           int64_t dimensions, const T* per_train, const T* per_augmented,
+                           double* RESTRICT to_train, double* RESTRICT to_augmented) {
+  for (int64_t d = 0; d < dimensions; ++d) {
+    T first = 0, second = 0;
+    for (int k = 0; k < count; ++k) {
+      first += train.from(rows + k * dimensions, d) * per_train[k];
+      second += augmented.from(rows + k * dimensions, d) * per_augmented[k];
+    }
+    to_train[d] += double(first), to_augmented[d] += double(second);
+  }
 }
 
 // The gradient of a row of train or augmented, and of test; docs/derivations.md, 3.
@@ -282,16 +291,27 @@ void forward(const Set<T>* sets, const Memo<T>& memo, T* loss) {
   const int64_t from = square_known ? of_test : 0;
   chunks.parallel(from, [&](int64_t chunk, int s, int64_t top, int64_t bottom) INLINE_LAMBDA {
     double from_all = 0, distance = 0;
-    for (int64_t i = top; i < bottom; ++i) {
-      const T* row = sets[s].row(i);
-      if (!square_known) from_all += square_from(all, row, dimensions, per_unit);
-      if (s < 2) continue;
-      const double u = std::sqrt(square_from(train, row, dimensions, per_unit));
-      const double v = std::sqrt(square_from(augmented, row, dimensions, per_unit));
-      distance += u + v;
+    for (int64_t i = top; i < bottom && !square_known; ++i) {
+      from_all += square_from(all, sets[s].row(i), dimensions, per_unit);
+    }
+    if (s == 2) {
       double* sum = vectors.data() + (chunk - of_test) * 2 * dimensions;
-      add_direction(train, row, dimensions, per_unit * T(inverse_or_zero(u)), sum);
-      add_direction(augmented, row, dimensions, per_unit * T(inverse_or_zero(v)), sum + dimensions);
+      const auto add = [&]<int count>(int64_t i) INLINE_LAMBDA {
+        T per_train[count], per_augmented[count];
+        for (int k = 0; k < count; ++k) {
+          const T* row = sets[2].row(i + k);
+          const double u = std::sqrt(square_from(train, row, dimensions, per_unit));
+          const double v = std::sqrt(square_from(augmented, row, dimensions, per_unit));
+          distance += u + v;
+          per_train[k] = per_unit * T(inverse_or_zero(u));
+          per_augmented[k] = per_unit * T(inverse_or_zero(v));
+        }
+        add_directions<count>(train, augmented, sets[2].row(i), dimensions, per_train,
+                              per_augmented, sum, sum + dimensions);
+      };
+      int64_t i = top;
+      for (; i + 4 <= bottom; i += 4) add.template operator()<4>(i);
+      for (; i < bottom; ++i) add.template operator()<1>(i);
     }
     squares[chunk] = from_all;
     distances[chunk] = distance;
