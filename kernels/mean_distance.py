@@ -22,6 +22,18 @@ from torch import Tensor
 
 
 @triton.jit
+def _root(square):
+    """The root, rounded; ``tl.sqrt`` of float32 is approximate and takes denormals for 0."""
+    return tl.sqrt(square) if square.dtype == tl.float64 else tl.sqrt_rn(square)
+
+
+@triton.jit
+def _quotient(number, divisor):
+    """The quotient, rounded; ``/`` of float32 is off by up to two units in the last place."""
+    return number / divisor if divisor.dtype == tl.float64 else tl.div_rn(number, divisor)
+
+
+@triton.jit
 def _place(blocks):
     """Chunk of rows and block of columns of this program."""
     program = tl.program_id(0)
@@ -210,7 +222,7 @@ def _distances(
         scale = tl.load(units + term, term < terms, 0.0) * inverse
         there = (place < n_test) & (term < terms)
         total += tl.load(squares + place.to(tl.int64) * terms + term, there, 0.0) * scale * scale
-    return tl.sqrt(tl.sum(total, 1))
+    return _root(tl.sum(total, 1))
 
 
 @triton.jit
@@ -288,8 +300,10 @@ def _units(
             numbers, inside = _rows(test, row, stop, column, D, ROWS)
             u = _from_mean(numbers, inside, high1, low1, inverse)
             v = _from_mean(numbers, inside, high2, low2, inverse)
-            total1 += tl.sum(u / tl.where(d1 == 0, 1.0, d1)[:, None], 0).to(tl.float64)
-            total2 += tl.sum(v / tl.where(d2 == 0, 1.0, d2)[:, None], 0).to(tl.float64)
+            unit1 = _quotient(u, tl.where(d1 == 0, 1.0, d1)[:, None])
+            total1 += tl.sum(unit1, 0).to(tl.float64)
+            unit2 = _quotient(v, tl.where(d2 == 0, 1.0, d2)[:, None])
+            total2 += tl.sum(unit2, 0).to(tl.float64)
         place = chunk * 2 * D + column
         tl.store(sums + place, total1, there)
         tl.store(sums + place + D, total2, there)
@@ -317,9 +331,10 @@ def _pull(
     _, inverse = _unit(tl.load(memo + 8 * D + 2))
     equal = norm == 0
     safe = tl.where(equal, 1.0, norm)
-    share = tl.sqrt(tl.cast(total_rows, tl.float64)).to(norm.dtype) / safe / (2.0 * n_test)
+    share = tl.sqrt(tl.cast(total_rows, tl.float64)) / (2.0 * n_test * safe.to(tl.float64))
+    share = share.to(norm.dtype)
     scale = tl.load(grad) * inverse
-    inward = loss / safe / safe
+    inward = _quotient(_quotient(loss, safe), safe)
     if IS_TEST:
         square1 = tl.zeros((ROWS, COLUMNS), norm.dtype)
         square2 = tl.zeros((ROWS, COLUMNS), norm.dtype)
@@ -334,9 +349,9 @@ def _pull(
             low = tl.load(memo + 3 * D + column, column < D, 0.0)
             away = _from_mean(numbers, inside, high, low, inverse)
             square2 += away * away
-        d1, d2 = tl.sqrt(tl.sum(square1, 1)), tl.sqrt(tl.sum(square2, 1))
-        per1 = (share / tl.where(d1 == 0, 1.0, d1))[:, None]
-        per2 = (share / tl.where(d2 == 0, 1.0, d2))[:, None]
+        d1, d2 = _root(tl.sum(square1, 1)), _root(tl.sum(square2, 1))
+        per1 = _quotient(share, tl.where(d1 == 0, 1.0, d1))[:, None]
+        per2 = _quotient(share, tl.where(d2 == 0, 1.0, d2))[:, None]
     for first in range(0, D, COLUMNS):
         column = first + tl.arange(0, COLUMNS)
         numbers, inside = _rows(rows, first_row, n, column, D, ROWS)
