@@ -46,7 +46,9 @@ Tasks = Annotated[
 ]
 Preset = Annotated[
     Literal["small", "paper"],
-    typer.Option(help="Sizes of network and training: for a CPU, or the paper's (Appendix C)."),
+    typer.Option(
+        help="Sizes of pictures, network and training: for a CPU, or the paper's (Appendix C)."
+    ),
 ]
 Backbone = Annotated[
     str | None,
@@ -73,14 +75,20 @@ Selection = Annotated[
 ]
 
 
+def _read(experiment: str, name: str, help: str, least: int) -> Any:
+    """An option on what is read, whose absence is None: the preset tells then."""
+    small, paper = (settings.PICTURES[experiment][preset][name] for preset in ("small", "paper"))
+    return typer.Option(help=help, min=least, show_default=f"{small}, with --preset paper {paper}")
+
+
 @app.command(
     epilog="""Examples:
 
 ```
 stssad-fast experiment defects --data mvtec --out runs/defects
 stssad-fast experiment defects --data mvtec/cable --methods RD-CD,ST-SSAD --seeds 3 --out runs/cable
-stssad-fast experiment defects --data mvtec --preset paper --image-size 256 --channels 3 \\
-    --ray auto --gpus-per-job 0.25 --out runs/paper
+stssad-fast experiment defects --data mvtec/cable --data mvtec/carpet --data mvtec/grid \\
+    --data mvtec/tile --preset paper --ray auto --gpus-per-job 0.25 --out runs/paper
 ```
 """
 )
@@ -96,8 +104,8 @@ def defects(
     tasks: Tasks = None,
     seeds: Seeds = 5,
     preset: Preset = "small",
-    image_size: Annotated[int, typer.Option(help="Side in pixels.", min=16)] = 64,
-    channels: Annotated[int, typer.Option(help="1: grey; 3: RGB.", min=1, max=3)] = 1,
+    image_size: Annotated[int | None, _read("defects", "image_size", "Side in pixels.", 16)] = None,
+    channels: Annotated[int | None, _read("defects", "channels", "1: grey; 3: RGB.", 1)] = None,
     backbone: Backbone = None,
     assignments: Assignments = None,
     selection: Selection = None,
@@ -111,9 +119,10 @@ def defects(
 
     Every subfolder of test/ but good is a task. AUC of every method over the seeds, with p-values.
     """
-    if channels == 2:
-        raise InputError("--channels is 2, expected 1 or 3")
-    parts = plans.defects(data, image_size, channels)
+    if channels not in (None, 1, 3):
+        raise InputError(f"--channels is {channels}, expected 1 or 3")
+    read = _pictures("defects", preset, image_size=image_size, channels=channels)
+    parts = plans.defects(data, **read)
     shared = _parameters("defects", preset, assignments, backbone)
     planned = plans.plan(parts, _names(methods, plans.DEFECTS), range(seeds), shared, _list(tasks))
     rule = _rule(selection, preset)
@@ -126,7 +135,7 @@ def defects(
 
 ```
 stssad-fast experiment semantic --out runs/digits
-stssad-fast experiment semantic --data svhn --preset paper --image-size 32 --out runs/svhn
+stssad-fast experiment semantic --data svhn --preset paper --out runs/svhn
 stssad-fast experiment semantic --data fashion.npz --normal 2,6 --image-size 28 --out runs/fashion
 ```
 """
@@ -148,9 +157,15 @@ def semantic(
     tasks: Tasks = None,
     seeds: Seeds = 5,
     preset: Preset = "small",
-    image_size: Annotated[int, typer.Option(help="Side in pixels.", min=16)] = 16,
-    train_limit: Annotated[int, typer.Option(help="Training pictures, at most.", min=2)] = 500,
-    test_limit: Annotated[int, typer.Option(help="Test pictures of a class.", min=2)] = 200,
+    image_size: Annotated[
+        int | None, _read("semantic", "image_size", "Side in pixels.", 16)
+    ] = None,
+    train_limit: Annotated[
+        int | None, _read("semantic", "train_limit", "Training pictures, at most.", 2)
+    ] = None,
+    test_limit: Annotated[
+        int | None, _read("semantic", "test_limit", "Test pictures of a class, at most.", 2)
+    ] = None,
     assignments: Assignments = None,
     selection: Selection = None,
     jobs: Jobs = None,
@@ -164,7 +179,9 @@ def semantic(
         classes = [int(text) for text in normal.split(",")]
     except ValueError as error:
         raise InputError(f"--normal is {normal!r}, expected class numbers like 2,6") from error
-    parts = plans.semantic(data, classes, image_size, train_limit, test_limit)
+    limits = {"train_limit": train_limit, "test_limit": test_limit}
+    read = _pictures("semantic", preset, image_size=image_size, **limits)
+    parts = plans.semantic(data, classes, **read)
     shared = _parameters("semantic", preset, assignments)
     planned = plans.plan(parts, _names(methods, plans.SEMANTIC), range(seeds), shared, _list(tasks))
     rule = _rule(selection, preset)
@@ -177,8 +194,7 @@ def semantic(
 
 ```
 stssad-fast experiment demonstrative --out runs/made
-stssad-fast experiment demonstrative --data mvtec/carpet --image-size 256 --preset paper \\
-    --out runs/carpet
+stssad-fast experiment demonstrative --data mvtec/carpet --preset paper --out runs/carpet
 ```
 """
 )
@@ -194,11 +210,16 @@ def demonstrative(
     tasks: Tasks = None,
     seeds: Seeds = 5,
     preset: Preset = "small",
-    image_size: Annotated[int, typer.Option(help="Side in pixels.", min=16)] = 64,
-    train_limit: Annotated[int, typer.Option(help="Training pictures, at most.", min=2)] = 400,
+    image_size: Annotated[
+        int | None, _read("demonstrative", "image_size", "Side in pixels.", 16)
+    ] = None,
+    train_limit: Annotated[
+        int | None, _read("demonstrative", "train_limit", "Training pictures, at most.", 2)
+    ] = None,
     test_limit: Annotated[
-        int, typer.Option(help="Test pictures, good ones and as many anomalous.", min=2)
-    ] = 100,
+        int | None,
+        _read("demonstrative", "test_limit", "Test pictures, good ones and as many anomalous.", 2),
+    ] = None,
     assignments: Assignments = None,
     selection: Selection = None,
     jobs: Jobs = None,
@@ -208,7 +229,9 @@ def demonstrative(
     quiet: Quiet = False,
 ) -> None:
     """Fig. 3: CutDiff makes 25 kinds of anomalies, and its size and aspect are to be found."""
-    parts = plans.demonstrative(data, image_size, train_limit, test_limit)
+    limits = {"train_limit": train_limit, "test_limit": test_limit}
+    read = _pictures("demonstrative", preset, image_size=image_size, **limits)
+    parts = plans.demonstrative(data, **read)
     shared = _parameters("demonstrative", preset, assignments)
     planned = plans.plan(parts, [known.OURS], range(seeds), shared, _list(tasks))
     rule = _rule(selection, preset)
@@ -284,7 +307,15 @@ def _parameters(
 ) -> dict[str, dict[str, Any]]:
     if backbone is not None and backbone not in known.BACKBONES:
         raise InputError(f"--backbone is {backbone}, expected one of {', '.join(known.BACKBONES)}")
-    return settings.parameters(name, preset, assigned(assignments or [], {}), backbone)
+    return settings.parameters(
+        name, preset, assigned(assignments or [], {}, settings.KNOWN), backbone
+    )
+
+
+def _pictures(name: str, preset: str, **given: int | None) -> dict[str, Any]:
+    """What is read: as the preset says, unless it was given."""
+    found = {key: value for key, value in given.items() if value is not None}
+    return settings.PICTURES[name][preset] | found
 
 
 def _perform(

@@ -1,7 +1,7 @@
 """From what the user asked for to a finished run."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal
@@ -23,19 +23,21 @@ MAX_IMAGE_SIZE, MAX_THREADS = 2**14, 2**12
 DEFAULTS = STSSAD().get_params() | {"random_state": 0}
 
 
-def assigned(assignments: Sequence[str], named: Mapping[str, Any]) -> dict[str, Any]:
+def assigned(
+    assignments: Sequence[str], named: Mapping[str, Any], known: Collection[str] = DEFAULTS.keys()
+) -> dict[str, Any]:
     """Parameters of ``--set NAME=VALUE``, the value in JSON or a plain word.
 
     Raises:
-        InputError: a name is unknown, or given twice; ``named`` are those given otherwise.
+        InputError: a name is not ``known``, or given twice; ``named`` are those given otherwise.
     """
     values: dict[str, Any] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
-        if not equals or name not in DEFAULTS:
+        if not equals or name not in known:
             raise InputError(
                 f"--set {text} is not understood; expected NAME=VALUE with a NAME of "
-                f"{', '.join(sorted(DEFAULTS))}"
+                f"{', '.join(sorted(known))}"
             )
         if name == "distributed":
             raise InputError(

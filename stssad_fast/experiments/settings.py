@@ -34,11 +34,12 @@ _TUNING: dict[str, Any] = {
 _IF_GIVEN = ("starts", "validation_distance")  # in a job's key if they are not the default
 _BASELINE: dict[str, Any] = {"width": 8, "epochs": 60, "batch_size": 32}
 
-# Appendix C.2. Warm-up there is in epochs, which the plan turns into steps. The paper prints no
-# step size for the augmentation.
+# Appendix C.2. Warm-up there is in epochs, which a job turns into steps. The rows of Z are those of
+# the network (3.1). The paper prints no step size for the augmentation: docs/results.md.
 _PAPER = {
     "depth": 18,
     "width": 64,
+    "unit_embedding": False,
     "parametrization": "cholesky",
     "hyper_optimizer": "sgd",
 }
@@ -52,7 +53,27 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """By experiment: "small", for a CPU, and "paper"."""
 
+PICTURES: dict[str, dict[str, dict[str, int]]] = {
+    "defects": {
+        "small": {"image_size": 64, "channels": 1},
+        "paper": {"image_size": 256, "channels": 3},
+    },
+    "demonstrative": {
+        "small": {"image_size": 64, "train_limit": 400, "test_limit": 100},
+        "paper": {"image_size": 256, "train_limit": 200, "test_limit": 40},
+    },
+    "semantic": {
+        "small": {"image_size": 16, "train_limit": 500, "test_limit": 200},
+        "paper": {"image_size": 32, "train_limit": 10**6, "test_limit": 10**6},
+    },
+}
+"""What is read, by experiment and preset. MVTec AD has 280 good pictures of Carpet to train on; a
+million are all of SVHN."""
+
 AUGMENTATION = {"defects": "cutdiff", "demonstrative": "cutdiff", "semantic": "rotation"}
+
+KNOWN = {*_DETECTOR, *_TUNING, *_IF_GIVEN, "warm_up_epochs"}
+"""Parameters that experiments set: those of :class:`STSSAD`, and the warm-up in epochs."""
 
 
 def parameters(
@@ -68,16 +89,17 @@ def parameters(
             the ResNet.
 
     Raises:
-        InputError: a parameter is not one that experiments set, or out of range.
+        InputError: a parameter is not of :data:`KNOWN`, given in two ways, or out of range.
     """
-    known = {*_DETECTOR, *_TUNING, *_IF_GIVEN, "warm_up_epochs"}
-    if unknown := sorted(set(given) - known):
+    if unknown := sorted(set(given) - KNOWN):
         raise InputError(
-            f"experiments do not set {unknown[0]}; expected one of {', '.join(sorted(known))}"
+            f"experiments do not set {unknown[0]}; expected one of {', '.join(sorted(KNOWN))}"
         )
+    if {"warm_up", "warm_up_epochs"} <= set(given):
+        raise InputError("warm_up and warm_up_epochs are both given; leave one out")
     merged = {**_DETECTOR, **_TUNING, **PRESETS[experiment][preset], **given}
-    if "warm_up" in given:
-        merged.pop("warm_up_epochs", None)
+    if "warm_up_epochs" in merged:
+        del merged["warm_up_epochs" if "warm_up" in given else "warm_up"]
     detector = {k: v for k, v in merged.items() if k in _DETECTOR or k == "warm_up_epochs"}
     tuning = {k: v for k, v in merged.items() if k in _TUNING or k in _IF_GIVEN}
     if backbone is not None:
@@ -91,7 +113,7 @@ def parameters(
         "tuned": tuned,
         "random": detector,
         "autoencoder": baseline,
-        "deep_svdd": baseline,
+        "deep_svdd": {**baseline, "width": min(merged["width"], 32)},  # 32 is the published one
         "frozen": {"backbone": backbone or "efficientnet_lite0"},
     }
 
@@ -99,6 +121,9 @@ def parameters(
 def _check(tuned: Settings) -> None:
     """Before any job fails of it."""
     own = {k: v for k, v in tuned.items() if k not in ("warm_up_epochs", "backbone")}
+    epochs = tuned.get("warm_up_epochs", 1)
+    if type(epochs) is not int or not 1 <= epochs <= 10**6:
+        raise InputError(f"warm_up_epochs is {epochs!r}; expected a whole number in [1, 10^6]")
     try:
         STSSAD(**own, device="cpu").check_parameters()
         json.dumps(own, allow_nan=False)  # a key has no NaN

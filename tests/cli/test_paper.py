@@ -53,6 +53,17 @@ def test_gallery(cli, tmp_path):
     cli.refused(*arguments, match="has no figures of learned augmentations")
 
 
+def test_the_papers_preset_reads_pictures_of_the_papers_size(cli, tmp_path):
+    arguments = ["experiment", "defects", "--data", cli.data, "--out", tmp_path / "run"]
+    arguments += ["--preset", "paper", "--methods", "AE", "--seeds", 1, "--jobs", 1]
+    cli.accepted(*arguments, "--set", "width=1", "--set", "warm_up_epochs=1")
+    cli.accepted(*arguments, "--set", "width=1", "--image-size", 16)
+    lines = (tmp_path / "run/jobs.jsonl").read_text().splitlines()
+    read = [json.loads(line)["config"]["data"]["options"] for line in lines]
+    assert read == [{"image_size": 256, "channels": 3}, {"image_size": 16, "channels": 3}]
+    cli.refused(*arguments, "--set", "n_jobs=2", match="a NAME of .*warm_up_epochs")
+
+
 def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
     out = tmp_path / "run"
     arguments = ["experiment", "defects", "--data", cli.data, "--out", out, *SMALL]
@@ -166,7 +177,7 @@ def test_demonstrative(cli, tmp_path):
         (["semantic", "--methods", "SVM"], "no method SVM; choose from AE"),
         (["semantic", "--data", "nowhere"], "nowhere does not exist"),
         (["semantic", "--set", "depht=10"], "depht=10 is not understood"),
-        (["semantic", "--set", "random_state=1"], "do not set random_state"),
+        (["semantic", "--set", "random_state=1"], "random_state=1 is not understood"),
         (["demonstrative", "--data", "marble"], "marble does not exist"),
     ],
 )

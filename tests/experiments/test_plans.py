@@ -118,9 +118,30 @@ def test_the_papers_preset_is_appendix_c():
     assert tuned | expected == tuned
     assert (tuned["depth"], tuned["width"]) == (18, 64)
     assert (tuned["parametrization"], tuned["hyper_optimizer"]) == ("cholesky", "sgd")
-    replaced = settings.parameters("defects", "paper", {"warm_up": 3})["tuned"]
-    assert replaced["warm_up"] == 3
-    assert "warm_up_epochs" not in replaced
+    assert not tuned["unit_embedding"]
+
+
+def test_the_papers_deep_svdd_has_its_own_width():
+    found = settings.parameters("semantic", "paper", {})
+    assert (found["deep_svdd"]["width"], found["autoencoder"]["width"]) == (32, 64)
+    assert settings.parameters("semantic", "small", {})["deep_svdd"]["width"] == 4
+
+
+def test_warm_up_is_in_steps_or_in_epochs():
+    names = {"warm_up", "warm_up_epochs"}
+    for preset, given, expected in (
+        ("paper", {}, {"warm_up_epochs": 20}),
+        ("paper", {"warm_up": 3}, {"warm_up": 3}),
+        ("small", {}, {"warm_up": 60}),
+        ("small", {"warm_up_epochs": 2}, {"warm_up_epochs": 2}),
+    ):
+        tuned = settings.parameters("defects", preset, given)["tuned"]
+        assert {name: tuned[name] for name in names & set(tuned)} == expected
+    with pytest.raises(InputError, match="both given"):
+        settings.parameters("defects", "small", {"warm_up": 3, "warm_up_epochs": 2})
+    for value in (0, 1.5, "two", True, None, 10**6 + 1):
+        with pytest.raises(InputError, match="warm_up_epochs is"):
+            settings.parameters("defects", "small", {"warm_up_epochs": value})
 
 
 def test_a_backbone_takes_the_place_of_the_resnet_in_every_trained_method():
