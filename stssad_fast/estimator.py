@@ -533,7 +533,6 @@ class STSSAD(OutlierScores):
 
     def _detector(self, mean: Tensor | None = None, std: Tensor | None = None) -> nn.Module:
         channels, height, width = self.image_shape_
-        std = None if std is None else std.clamp_min(1e-3)
         with torch.random.fork_rng(devices=[]):
             if self.backbone is None:
                 side = min(height, width)

@@ -16,8 +16,6 @@ from stssad_fast.outliers import OutlierScores, Scores, all_or_nothing
 Callback = Callable[[int, int], None]
 """Called with the epochs done and to do."""
 
-MIN_STD = 1e-3
-
 
 class Baseline(OutlierScores):
     """Learns from normal pictures alone; no test picture is seen before it is scored.

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stssad_fast.baselines.base import MIN_STD
 from stssad_fast.baselines.trained import Trained
 from stssad_fast.datasets import Pictures, batches, mean_and_std
 from stssad_fast.detectors import SVDDNetwork
@@ -57,10 +56,8 @@ class DeepSVDD(Trained[SVDDNetwork]):
 
     def _network(self, train: Pictures) -> SVDDNetwork:
         channels, height, width = train.shape[1:]
-        mean, std = mean_and_std(train)
-        return SVDDNetwork(
-            channels, (height, width), self.width, self.hidden, mean, std.clamp_min(MIN_STD)
-        )
+        size = (height, width)
+        return SVDDNetwork(channels, size, self.width, self.hidden, *mean_and_std(train))
 
     def _prepare(self, network: SVDDNetwork, train: Pictures, device: torch.device) -> None:
         network.train()  # with the statistics that it will be trained with

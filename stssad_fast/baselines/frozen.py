@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from stssad_fast.baselines.base import MIN_STD, Baseline, Callback
+from stssad_fast.baselines.base import Baseline, Callback
 from stssad_fast.datasets import Pictures, mean_and_std
 from stssad_fast.detectors import BackboneDetector
 from stssad_fast.errors import InputError
@@ -43,10 +43,9 @@ class FrozenFeatures(Baseline):
 
     def _learn(self, train: Pictures, device: torch.device, callback: Callback | None) -> Scores:
         channels, height, width = train.shape[1:]
-        mean, std = mean_and_std(train)
         with torch.random.fork_rng(devices=[]):
             self.detector_ = BackboneDetector(
-                self.backbone, channels, (height, width), mean, std.clamp_min(MIN_STD), False
+                self.backbone, channels, (height, width), *mean_and_std(train), False
             ).to(device)
         found = selection.embed(self.detector_, train)
         if not np.isfinite(found).all():

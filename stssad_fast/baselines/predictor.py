@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from sklearn.utils._param_validation import Interval, Options
 from torch import Tensor, nn
 
-from stssad_fast.baselines.base import MIN_STD
 from stssad_fast.baselines.trained import Trained, same_shape
 from stssad_fast.datasets import Pictures, mean_and_std
 from stssad_fast.detectors import WideResNet
@@ -81,16 +80,10 @@ class AugmentationPredictor(Trained[WideResNet]):
         self.device = device
 
     def _network(self, train: Pictures) -> WideResNet:
-        mean, std = mean_and_std(train)
         channels, height, width = train.shape[1:]
+        side = min(height, width)
         return WideResNet(
-            channels,
-            self._classes(),
-            self.depth,
-            self.widen,
-            min(height, width),
-            mean,
-            std.clamp_min(MIN_STD),
+            channels, self._classes(), self.depth, self.widen, side, *mean_and_std(train)
         )
 
     def _classes(self) -> int:

@@ -220,7 +220,10 @@ def batches(pictures: Pictures, size: int = BATCH) -> Iterator[Tensor]:
 
 
 def mean_and_std(pictures: Pictures) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) of all pixels, float32; a batch at a time, in float64."""
+    """Mean and standard deviation (C,) of all pixels, float32; a batch at a time, in float64.
+
+    To normalise by: the deviation is at least 1e-3.
+    """
     channels = pictures.shape[1]
     count, mean, squares = 0, torch.zeros(channels).double(), torch.zeros(channels).double()
     for images in batches(pictures, 32):
@@ -232,4 +235,4 @@ def mean_and_std(pictures: Pictures) -> tuple[Tensor, Tensor]:
         squares += (own - mean).square() * (count * many / (count + many))
         mean += (own - mean) * (many / (count + many))
         count += many
-    return mean.float(), (squares / max(count - 1, 1)).sqrt().float()
+    return mean.float(), (squares / max(count - 1, 1)).sqrt().float().clamp_min(1e-3)

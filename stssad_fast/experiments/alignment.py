@@ -45,8 +45,7 @@ def distances(
     channels, height, width = problem.train.shape[1:]
     scale = max(1.0, SMALLEST / min(height, width))
     size = (round(height * scale), round(width * scale))
-    mean, std = mean_and_std(problem.train)
-    network = BackboneDetector(encoder, channels, size, mean, std.clamp_min(1e-3), False).eval()
+    network = BackboneDetector(encoder, channels, size, *mean_and_std(problem.train), False).eval()
 
     def embedded(pictures: Tensor) -> Tensor:
         shown = pictures if scale == 1 else resize(pictures, size)
