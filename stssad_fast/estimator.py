@@ -296,7 +296,7 @@ class STSSAD(OutlierScores):
         starts = self._starts()
         if isinstance(self.augmentation, Augmentation):
             pictures = train[torch.arange(2)].to(device)
-            check_own(starts[0].to(device), pictures, self.strategy.endswith("order"))
+            check_own(starts[0].to(device), pictures, self._config().tunes)
         places = [start.describe() for start in starts]
         self.image_shape_ = tuple(train.shape[1:])
         make_detector = partial(self._detector, mean, std)
@@ -573,7 +573,7 @@ class STSSAD(OutlierScores):
         starts = kind.starts() if self.starts is None else self.starts
         if not len(starts):
             raise InputError("starts is empty; give at least one starting point, or None")
-        if not self.strategy.endswith("order"):
+        if not self._config().tunes:
             starts = starts[:1]
         extra = {"parametrization": self.parametrization} if kind is CutDiff else {}
         for start in starts:
@@ -595,8 +595,7 @@ class STSSAD(OutlierScores):
 
     def _can_move(self, augmentation: Augmentation) -> bool:
         """Whether the strategy needs no gradient, or there is something that takes one."""
-        tunes = self.strategy.endswith("order")
-        return not tunes or any(value.requires_grad for value in augmentation.parameters())
+        return not self._config().tunes or any(v.requires_grad for v in augmentation.parameters())
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,7 @@ class Search:
             detector = self.make_detector().to(self.device)
         augmentation = self.starts[index].to(self.device)
         generator = torch.Generator(self.device).manual_seed(self.seed)
-        if not self.config.strategy.endswith("order"):
+        if not self.config.tunes:
             augmentation.draw_(generator)
         self._seconds, self._initial = 0.0, augmentation.describe()
         make = partial(DistributedTuner, self.ranks) if self.ranks else Tuner

@@ -49,6 +49,11 @@ class TunerConfig:
     recompute: bool = False
     graph: bool = False
 
+    @property
+    def tunes(self) -> bool:
+        """Whether gradients move the augmentation."""
+        return self.strategy in ("second_order", "first_order")
+
     def check(self, device: torch.device) -> None:
         """Raise InputError if it cannot be done on this device."""
         if self.graph and device.type != "cuda":
@@ -198,7 +203,7 @@ class Tuner:
                 self.stopped = "diverged"
             elif self._read == self.total_steps:
                 self.stopped = "finished"
-            elif patience is not None and self.tunes and iteration - best >= patience:
+            elif patience is not None and self.config.tunes and iteration - best >= patience:
                 self.stopped = f"no progress for {patience} iterations"
         if rows and self.done:
             self.step_count = self._read
@@ -246,7 +251,8 @@ class Tuner:
         used = _copied(present)
         for _ in range(self.config.updates - 1):
             self._update()
-        train_loss, validation_loss = self._bilevel() if self.tunes else self._update_and_validate()
+        step = self._bilevel if self.config.tunes else self._update_and_validate
+        train_loss, validation_loss = step()
         self._keep_best(used, train_loss, validation_loss)
         self._record(train_loss, validation_loss, used)
 
@@ -257,7 +263,7 @@ class Tuner:
         self._smoothed.copy_(smoothing * self._smoothed + (1 - smoothing) * total)
         criterion = self._smoothed / self._corrections.index_select(0, iteration[None])[0]
         better = self._running & torch.isfinite(criterion)
-        if self.tunes:
+        if self.config.tunes:
             better &= criterion < self._best_criterion
         now = {**prefixed("detector", self.detector.state_dict()), **prefixed("augmentation", used)}
         for name, value in now.items():
@@ -265,7 +271,7 @@ class Tuner:
         self._best_criterion.copy_(torch.where(better, criterion, self._best_criterion))
         self._best_iteration.copy_(torch.where(better, iteration, self._best_iteration))
         self._running &= torch.isfinite(total)
-        if self.config.patience is not None and self.tunes:
+        if self.config.patience is not None and self.config.tunes:
             self._running &= iteration - self._best_iteration < self.config.patience
 
     @torch.no_grad()
@@ -322,11 +328,6 @@ class Tuner:
         criterion = values["best_criterion"]
         self._best_criterion.fill_(math.inf if criterion is None else criterion)
         self._smoothed.fill_(values["smoothed"])
-
-    @property
-    def tunes(self) -> bool:
-        """Whether gradients move the augmentation."""
-        return self.config.strategy in ("second_order", "first_order")
 
     def _tuned(self) -> Tensors:
         """The hyperparameters that gradients move; others stay as they were given."""
@@ -393,7 +394,7 @@ class Tuner:
         def loss(parameters: Tensors, hyperparameters: Tensors) -> Tensor:
             self.detector.train(self.config.validation_norm == "joint")
             sets = self._shares(images, self._augment(hyperparameters, images), test)
-            self._look_ahead(test=self.tunes and self.config.updates == 1)
+            self._look_ahead(test=self.config.tunes and self.config.updates == 1)
             # Batch norm's statistics are not to move; what counts a backbone's draws is.
             buffers = {k: v.clone() for k, v in self.detector.named_buffers() if k != "seed"}
             counts, stacked = [len(rows) for rows in sets], torch.cat(sets)
@@ -452,7 +453,7 @@ class Tuner:
         hyperparameters = {k: v.detach() for k, v in self.augmentation.named_parameters()}
         entered = self._enter(parameters)
         loss = self._train_loss(self._draw(self.train))(entered, hyperparameters)
-        self._look_ahead(test=not self.tunes)
+        self._look_ahead(test=not self.config.tunes)
         gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
         with torch.no_grad():
             for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
