@@ -34,6 +34,7 @@ from stssad_fast.errors import InputError
 from stssad_fast.outliers import OutlierScores, all_or_nothing
 from stssad_fast.tuning import ensemble, selection
 from stssad_fast.tuning.density import GaussianDensity
+from stssad_fast.tuning.hypergradient import Tensors
 from stssad_fast.tuning.ranks import Ranks
 from stssad_fast.tuning.tuner import Strategy, TunerConfig
 
@@ -331,12 +332,9 @@ class STSSAD(OutlierScores):
 
         self.starts_ = search.results
         self.chosen_start_ = selection.choose(self.starts_, self.selection)
-        self._restore(search.tensors[self.chosen_start_], make_detector(), device)
-        self.members_ = [
-            _Member.of(search.tensors[index], make_detector(), device)
-            for index in (ensemble.members(self.starts_) if self.ensemble else [])
-        ]
-        self._fitted_with = self.get_params(deep=False)
+        members = ensemble.members(self.starts_) if self.ensemble else []
+        kept = search.tensors[self.chosen_start_]
+        self._restore(kept, [search.tensors[index] for index in members], make_detector, device)
         if self.contamination == "auto":
             self._set_threshold(float(np.quantile(self.anomaly_scores(train), 0.95)))
         else:
@@ -448,11 +446,8 @@ class STSSAD(OutlierScores):
             "image_shape": self.image_shape_,
             "threshold": self.threshold_,
         }
-        tensors = {
-            **checkpoint.prefixed("detector", self.detector_.state_dict()),
-            **checkpoint.prefixed("augmentation", self.augmentation_.state_dict()),
-            **checkpoint.prefixed("density", self.density_.state()),
-        }
+        tensors = _Member(self.detector_, self.density_).tensors()
+        tensors |= checkpoint.prefixed("augmentation", self.augmentation_.state_dict())
         for index, member in enumerate(self.members_):
             tensors |= checkpoint.prefixed(f"member{index}", member.tensors())
         checkpoint.save(Path(path), tensors, values)
@@ -493,13 +488,9 @@ class STSSAD(OutlierScores):
             model.starts_, model.chosen_start_ = values["starts"], values["chosen_start"]
             model.image_shape_ = tuple(values["image_shape"])
             model._set_threshold(values["threshold"])
-            model._restore(tensors, model._detector(), place)
-            members = ensemble.members(model.starts_) if model.ensemble else []
-            model.members_ = [
-                _Member.of(checkpoint.under(f"member{index}", tensors), model._detector(), place)
-                for index in range(len(members))
-            ]
-            model._fitted_with = model.get_params(deep=False)
+            count = len(ensemble.members(model.starts_)) if model.ensemble else 0
+            members = [checkpoint.under(f"member{index}", tensors) for index in range(count)]
+            model._restore(tensors, members, model._detector, place)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if name:
                 raise InputError(
@@ -513,12 +504,18 @@ class STSSAD(OutlierScores):
         return model
 
     def _restore(
-        self, tensors: dict[str, Tensor], detector: nn.Module, device: torch.device
+        self,
+        tensors: Tensors,
+        members: Sequence[Tensors],
+        make_detector: Callable[[], nn.Module],
+        device: torch.device,
     ) -> None:
-        kept = _Member.of(tensors, detector, device)
+        kept = _Member.of(tensors, make_detector(), device)
         self.detector_, self.density_ = kept.detector, kept.density
         self.augmentation_ = self._starts()[0].to(device)
         self.augmentation_.load_state_dict(checkpoint.under("augmentation", tensors))
+        self.members_ = [_Member.of(each, make_detector(), device) for each in members]
+        self._fitted_with = self.get_params(deep=False)
 
     def _seed(self, begun: Path | None) -> int:
         """Of the checkpoint, if there is one and nothing else says; else drawn."""
@@ -606,12 +603,12 @@ class _Member:
     density: GaussianDensity
 
     @classmethod
-    def of(cls, tensors: dict[str, Tensor], detector: nn.Module, device: torch.device) -> Self:
+    def of(cls, tensors: Tensors, detector: nn.Module, device: torch.device) -> Self:
         detector = detector.to(device).eval()
         detector.load_state_dict(checkpoint.under("detector", tensors))
         return cls(detector, GaussianDensity.from_state(checkpoint.under("density", tensors)))
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> Tensors:
         return {
             **checkpoint.prefixed("detector", self.detector.state_dict()),
             **checkpoint.prefixed("density", self.density.state()),
