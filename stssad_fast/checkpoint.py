@@ -51,23 +51,23 @@ def write_text(path: Path, text: str) -> None:
 
 def save(path: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Write ``tensors`` and JSON-able ``values`` to one file."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # Tensors that share memory are refused by the format.
-    separate = {name: tensor.clone() for name, tensor in contiguous.items()}
+    # Tensors that share memory, or are not contiguous, are refused by the format.
+    separate = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     with replacing(path) as temporary:
         save_file(separate, temporary, metadata={"values": json.dumps(values)})
 
 
-def load(
-    path: Path, device: torch.device | str = "cpu"
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read back what :func:`save` wrote.
 
     Raises:
         InputError: the file is missing, cut short or not of this format.
     """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             values = json.loads((file.metadata() or {})["values"])
             return {name: file.get_tensor(name) for name in file.keys()}, values  # noqa: SIM118
     except FileNotFoundError as error:

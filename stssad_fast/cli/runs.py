@@ -333,7 +333,11 @@ def results(model: STSSAD, labels: Any = None) -> dict[str, Any]:
     """What a fit led to, JSON-able: the starts without their histories, the choice, versions."""
     kept = [
         {k: v for k, v in start.items() if k not in ("history", "scores")}
-        | {"auc": None if start["scores"] is None else _auc(labels, start["scores"])}
+        | {
+            "auc": None
+            if start["scores"] is None
+            else area_under_roc(labels, np.array(start["scores"]))
+        }
         for start in model.starts_
     ]
     scores = model.test_scores_
@@ -352,10 +356,6 @@ def results(model: STSSAD, labels: Any = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-
-
-def _auc(labels: Any, scores: Sequence[float]) -> float | None:
-    return area_under_roc(labels, np.array(scores))
 
 
 def predicted(score: float, threshold: float) -> str:

@@ -16,6 +16,7 @@ from stssad_fast.detectors import efficientnet_lite0
 from stssad_fast.errors import Diverged
 from stssad_fast.estimator import AUGMENTATIONS, STSSAD
 from stssad_fast.experiments import problems
+from stssad_fast.experiments.paper import OURS as OURS
 from stssad_fast.experiments.problems import Problem
 
 Arrays = dict[str, NDArray[Any]]
@@ -41,7 +42,6 @@ class Method:
 
 _RANDOM = {"RS": "random_static", "RD": "random_dynamic"}
 _AUGMENTATIONS = {"CO": "cutout", "CP": "cutpaste", "CD": "cutdiff", "RO": "rotation"}
-OURS = "ST-SSAD"
 
 METHODS: dict[str, Method] = {
     "AE": Method("autoencoder"),

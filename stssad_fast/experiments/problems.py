@@ -155,7 +155,7 @@ def _semantic(
             if other != normal
         }
     else:
-        train, test = (_first(part, n) for part, n in _limited(source, train_limit, test_limit))
+        train, test = map(_first, labelled(source), (train_limit, test_limit))
         classes = np.unique(test.labels).tolist()
         if normal not in classes or len(classes) < 2:
             raise InputError(
@@ -209,10 +209,6 @@ def _changed(images: Tensor, augmentation: catalogue.PictureAugmentation) -> Ten
         chosen = classes == k
         changed[chosen] = augmentation.of_class(images[chosen], k, generator=draws)
     return changed
-
-
-def _limited(source: str, *limits: int) -> list[tuple[Labelled, int]]:
-    return list(zip(labelled(source), limits, strict=True))
 
 
 @lru_cache(maxsize=1)

@@ -37,12 +37,6 @@ class HyperOptimizer:
         self.means = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self.squares = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
 
-    @property
-    def rates(self) -> list[float]:
-        """Learning rate of each iteration."""
-        rates: list[float] = self._tables[0].tolist()
-        return rates
-
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], iteration: Tensor) -> None:
         """Move the parameters against the gradients; ``iteration`` (), an integer on the device."""

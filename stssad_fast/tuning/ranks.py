@@ -100,10 +100,7 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any rank."""
-        found = torch.tensor(int(flag), device=self.device)
-        with self._reached():
-            dist.all_reduce(found, dist.ReduceOp.MAX)
-        return bool(found)
+        return bool(self.greatest(torch.tensor(int(flag), device=self.device)))
 
     def agreed(self, asked: Callable[[], bool]) -> Callable[[], bool]:
         """Ask once, on every rank; what is returned gives the answer of any."""

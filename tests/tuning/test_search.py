@@ -330,7 +330,7 @@ def test_the_largest_variance_is_chosen():
 def test_cosine_schedule_falls_to_zero(make_tuner):
     tuner = make_tuner(hyper_schedule="cosine", hyper_learning_rate=0.1, iterations=8)
     expected = [0.05 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
-    assert tuner._optimizer.rates == pytest.approx(expected)
+    assert tuner._optimizer._tables[0].tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("smoothing", "certain"), [(0.0, True), (0.5, False)])
