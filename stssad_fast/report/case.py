@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 
 from stssad_fast.datasets import Pictures
+from stssad_fast.estimator import STSSAD
 
 Array = npt.NDArray[Any]
-
-
-class FittedEstimator(Protocol):
-    """The part of a fitted `STSSAD` that the report reads."""
-
-    @property
-    def augmentation(self) -> str:
-        """Name of the augmentation."""
-
-    @property
-    def augmentation_(self) -> nn.Module:
-        """The tuned augmentation; `forward(images, *, generator=None)`."""
-
-    @property
-    def starts_(self) -> Sequence[Mapping[str, Any]]:
-        """What every start led to, with its history."""
-
-    @property
-    def chosen_start_(self) -> int:
-        """Index of the start that was kept."""
-
-    @property
-    def threshold_(self) -> float:
-        """Anomaly score above which a picture is called anomalous."""
-
-    def get_params(self) -> dict[str, Any]:
-        """The parameters as given."""
-
-    def embed(self, images: Pictures, /) -> Array:
-        """Embeddings, (N, D)."""
-
-    def anomaly_scores(self, images: Pictures, /) -> Array:
-        """Scores, (N,), higher for more anomalous."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +31,7 @@ class ReportCase:
     """
 
     title: str
-    estimator: FittedEstimator
+    estimator: STSSAD
     train_images: Pictures
     test_images: Pictures
     labels: Sequence[int] | Array | Tensor | None = None

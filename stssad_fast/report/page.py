@@ -16,14 +16,15 @@ from torch import Tensor
 
 from stssad_fast.checkpoint import write_text
 from stssad_fast.datasets import Pictures
+from stssad_fast.estimator import STSSAD
 from stssad_fast.report import figures, pictures, wording
-from stssad_fast.report.case import Array, FittedEstimator, ReportCase
+from stssad_fast.report.case import Array, ReportCase
 from stssad_fast.report.collect import Facts, collect
 
 
 def write_report(
     path: str | Path,
-    estimator: FittedEstimator,
+    estimator: STSSAD,
     train_images: Pictures,
     test_images: Pictures,
     *,
