@@ -20,9 +20,8 @@ from stssad_fast.experiments.scores import NONE
 from stssad_fast.experiments.store import Record, Store
 from stssad_fast.experiments.tables import Grid, csv_text
 from stssad_fast.report.case import Array
-from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
-from stssad_fast.report.plot import Plot, save_plots
-from stssad_fast.report.results import FIGURES, PAGE, TABLE, command, dates, machine, ran
+from stssad_fast.report.plot import Plot
+from stssad_fast.report.results import TABLE, write_run
 from stssad_fast.report.study_figures import FAMILY_ROLES
 from stssad_fast.report.svg import ROLES, STYLE
 from stssad_fast.report.wording import number
@@ -53,30 +52,22 @@ def write_recommendation(out: Path, jobs: Sequence[Job], store: Store) -> Path:
         InputError: a file cannot be written.
     """
     records = [store.done[job.key] for job in jobs if job.key in store.done]
-    failed = [store.failed[job.key] for job in jobs if job.key in store.failed]
     (task,) = jobs[0].config["tasks"].values()
     ranked = ranking(records, task)
     grid = ranking_table(ranked)
     write_text(out / TABLE, grid.markdown())
     write_text(out / "ranking.csv", _csv(ranked))
-    page = ExperimentPage(
+    return write_run(
+        out,
         "Which augmentation fits these pictures",
-        command(),
-        len(records),
-        len(jobs) - len(records) - len(failed),
-        [Failure(record.label, record.reason or "") for record in failed],
+        jobs,
+        store,
         figures=_plots(ranked, store) if ranked else [],
         settings=jobs[0].config["data"]["options"] | jobs[0].config["parameters"],
-        machine=machine(),
-        versions=ran(records),
-        dates=dates(records),
-        seconds=sum(record.seconds for record in records),
         notes=[advice(ranked)] if ranked else [],
         grids=[grid],
         footer="No label is used: the AUC, where the folders tell it, stands beside the ranking.",
     )
-    save_plots(out / FIGURES, page.plots())
-    return write_page(out / PAGE, page)
 
 
 def advice(ranked: Sequence[Ranked]) -> str:

@@ -63,7 +63,6 @@ def write_results(
         InputError: a file cannot be written, or pictures for the figures are not there.
     """
     records = [store.done[job.key] for job in jobs if job.key in store.done]
-    failed = [store.failed[job.key] for job in jobs if job.key in store.failed]
     count = _starts(jobs)
     expected = _expected(jobs, tasks)
     together = partial(_together, {job.key: job for job in jobs}, store)
@@ -83,21 +82,34 @@ def write_results(
     grids = [recovered_table(recovered(fits, rule))] if name == "demonstrative" else []
     for grid in grids:
         write_text(out / LEARNED, grid.markdown(heading=False))
-    page = ExperimentPage(
+    return write_run(
+        out,
         TITLES[name],
+        jobs,
+        store,
+        summary=summary,
+        paper=printed,
+        figures=learned_plots(name, jobs, store, fits, rule),
+        settings=_settings(jobs, selection),
+        grids=grids,
+    )
+
+
+def write_run(out: Path, title: str, jobs: Sequence[Job], store: Store, **content: Any) -> Path:
+    """Write the page of a run, with ``content``, more fields of it, and its figures as files."""
+    records = [store.done[job.key] for job in jobs if job.key in store.done]
+    failed = [store.failed[job.key] for job in jobs if job.key in store.failed]
+    page = ExperimentPage(
+        title,
         command(),
         len(records),
         len(jobs) - len(records) - len(failed),
         [Failure(record.label, record.reason or "") for record in failed],
-        summary,
-        printed,
-        learned_plots(name, jobs, store, fits, rule),
-        settings=_settings(jobs, selection),
         machine=machine(),
         versions=ran(records),
         dates=dates(records),
         seconds=sum(record.seconds for record in records),
-        grids=grids,
+        **content,
     )
     save_plots(out / FIGURES, page.plots())
     return write_page(out / PAGE, page)

@@ -28,10 +28,9 @@ from stssad_fast.experiments.study_results import (
 )
 from stssad_fast.experiments.tables import Grid
 from stssad_fast.experiments.testbeds import SEMANTIC, generator_title
-from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
-from stssad_fast.report.plot import Plot, save_plots
+from stssad_fast.report.plot import Plot
 from stssad_fast.report.recommending import agreement_table
-from stssad_fast.report.results import FIGURES, PAGE, TABLE, command, dates, machine, ran
+from stssad_fast.report.results import TABLE, write_run
 from stssad_fast.report.study_cases import case_plots, cases, sweep_plots
 from stssad_fast.report.study_figures import class_bias, relative_auc
 
@@ -51,7 +50,6 @@ def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
         InputError: a file cannot be written.
     """
     records = [store.done[job.key] for job in jobs if job.key in store.done]
-    failed = [store.failed[job.key] for job in jobs if job.key in store.failed]
     found = results(records)
     grids = [grid for grid in _grids(found, records) if grid.rows]
     write_text(out / TABLE, "\n".join(grid.markdown() for grid in grids))
@@ -59,23 +57,16 @@ def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
         write_text(out / f"{grid.name}.md", grid.markdown(heading=False))
     write_text(out / "runs.csv", tables.results_csv(found))
     write_text(out / "relative.csv", tables.relative_csv(found))
-    page = ExperimentPage(
+    return write_run(
+        out,
         "Which augmentation finds which anomalies",
-        command(),
-        len(records),
-        len(jobs) - len(records) - len(failed),
-        [Failure(record.label, record.reason or "") for record in failed],
+        jobs,
+        store,
         figures=[*_plots(found), *_case_plots(found, store)],
         settings=_settings(jobs),
-        machine=machine(),
-        versions=ran(records),
-        dates=dates(records),
-        seconds=sum(record.seconds for record in records),
         grids=grids,
         footer="Labels serve only to measure the AUC; no detector sees one.",
     )
-    save_plots(out / FIGURES, page.plots())
-    return write_page(out / PAGE, page)
 
 
 def _grids(found: Sequence[Result], records: Sequence[Record]) -> list[Grid]:
