@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Annotated, Any, Self
 
 import typer
@@ -31,6 +30,15 @@ def terminal(stderr: bool = False, quiet: bool = False) -> Console:
     return Console(stderr=stderr, quiet=quiet, highlight=False, markup=False)
 
 
+def live(console: Console, transient: bool = False) -> Live | None:
+    """Something that is redrawn, begun; None where the console is quiet or cannot."""
+    if console.quiet or not console.is_terminal or console.is_dumb_terminal:
+        return None
+    shown = Live(console=console, auto_refresh=False, transient=transient)
+    shown.start()
+    return shown
+
+
 class TuningDisplay:
     """Shows a search as it goes: a table that is redrawn, or lines where there is no terminal.
 
@@ -49,21 +57,10 @@ class TuningDisplay:
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        if (
-            not self.console.quiet
-            and self.console.is_terminal
-            and not self.console.is_dumb_terminal
-        ):
-            self._live = Live(console=self.console, auto_refresh=False)
-            self._live.start()
+        self._live = live(self.console)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             if self._latest:
                 self._live.update(self._table(), refresh=True)

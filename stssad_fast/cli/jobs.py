@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console, Group
@@ -11,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stssad_fast.cli.console import LINE_EVERY, REFRESH
+from stssad_fast.cli.console import LINE_EVERY, REFRESH, live
 from stssad_fast.experiments.jobs import Event, Job, Outcome
 from stssad_fast.experiments.store import Store, time_to_go
 from stssad_fast.report.wording import duration
@@ -46,21 +45,10 @@ class JobsDisplay:
     def __enter__(self) -> Self:
         if self._done:
             self.console.print(f"{self._done} of {len(self.jobs)} jobs were done before.")
-        if (
-            not self.console.quiet
-            and self.console.is_terminal
-            and not self.console.is_dumb_terminal
-        ):
-            self._live = Live(console=self.console, auto_refresh=False, transient=True)
-            self._live.start()
+        self._live = live(self.console, transient=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
 
