@@ -1,4 +1,7 @@
-"""Where to compute."""
+"""Where to compute, and with which versions."""
+
+import platform
+from importlib import metadata
 
 import torch
 
@@ -22,3 +25,12 @@ def find_device(name: str | torch.device) -> torch.device:
             "torch.device"
         ) from error
     return device
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, torch and Python, by name."""
+    try:
+        own = metadata.version("stssad-fast")
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
+        own = "not installed"
+    return {"stssad_fast": own, "torch": torch.__version__, "python": platform.python_version()}

@@ -27,9 +27,9 @@ from stssad_fast.cli.console import STOPPED, Quiet, counting, summary
 from stssad_fast.cli.console import terminal as _console
 from stssad_fast.cli.runs import REPORT, Run, Settings
 from stssad_fast.detectors import MIN_IMAGE_SIZE
+from stssad_fast.devices import versions
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import AUGMENTATIONS
-from stssad_fast.report.page import versions
 
 BAD_INPUT = 2
 PATHS = ("--train", "--test", "--out", "--data")

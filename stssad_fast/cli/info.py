@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from stssad_fast.devices import versions
 from stssad_fast.ops import extension, triton_kernels
-from stssad_fast.report.page import versions
 
 OPS = ("cutdiff", "rotate", "mean_distance_loss", "batch_norm")
 

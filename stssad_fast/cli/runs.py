@@ -20,11 +20,11 @@ import torch
 
 from stssad_fast.checkpoint import write_text
 from stssad_fast.datasets import MEMORY, ImageSet
+from stssad_fast.devices import versions
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
 from stssad_fast.report import write_report
 from stssad_fast.report.collect import area_under_roc
-from stssad_fast.report.page import versions
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stssad_fast.devices import versions
 from stssad_fast.errors import InputError
 
 JSON: TypeAlias = Any
@@ -131,14 +131,8 @@ def _reason(error: Exception) -> str:
 
 
 def _about(threads: int) -> dict[str, JSON]:
-    try:
-        own = metadata.version("stssad-fast")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        own = "not installed"
     return {
-        "stssad_fast": own,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **versions(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": threads,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,

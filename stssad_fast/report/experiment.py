@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stssad_fast.checkpoint import write_text
+from stssad_fast.devices import versions
 from stssad_fast.experiments.paper import PaperTable
 from stssad_fast.experiments.scores import NONE, Summary
 from stssad_fast.experiments.tables import Grid, caption, p_text, paper_mean, paper_p_value
-from stssad_fast.report.page import environment, versions
+from stssad_fast.report.page import environment
 from stssad_fast.report.plot import Plot
 from stssad_fast.report.table_figures import auc_dots, differences
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
 from stssad_fast.checkpoint import write_text
 from stssad_fast.datasets import Pictures
+from stssad_fast.devices import versions
 from stssad_fast.estimator import STSSAD
 from stssad_fast.report import figures, pictures, wording
 from stssad_fast.report.case import Array, ReportCase
@@ -117,15 +115,6 @@ def render_case(case: ReportCase, anchor: str = "case-1") -> Markup:
         )
     )
     return Markup(html)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed the report."""
-    try:
-        own = metadata.version("stssad-fast")
-    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        own = "not installed"
-    return {"stssad_fast": own, "torch": torch.__version__, "python": platform.python_version()}
 
 
 _LOSSES = [
