@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stssad_fast.detectors.normalising import Normalising
 from stssad_fast.errors import InputError
 
 
-class BackboneDetector(nn.Module):
+class BackboneDetector(Normalising):
     """A copy of a given network embeds, an MLP classifies the embeddings.
 
     Pictures are normalised here, after augmentation: by the backbone's own ``mean`` and ``std``, if
@@ -41,8 +42,6 @@ class BackboneDetector(nn.Module):
             or its mean and std cannot be used; in training, its embeddings have no gradient.
     """
 
-    mean: Tensor
-    std: Tensor
     seed: Tensor
 
     def __init__(
@@ -54,7 +53,7 @@ class BackboneDetector(nn.Module):
         std: Tensor | None = None,
         unit_embedding: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, mean, std)
         self.unit_embedding = unit_embedding
         self.backbone = copy.deepcopy(backbone).cpu().float()
         self.channels, self.dimensions, self.draws = _tried(self.backbone, channels, image_size)
@@ -62,9 +61,7 @@ class BackboneDetector(nn.Module):
         self.backbone.train()
         own = _own_normalisation(backbone, self.channels)
         if own is not None:
-            mean, std = own
-        self.register_buffer("mean", torch.zeros(channels) if mean is None else mean.clone())
-        self.register_buffer("std", torch.ones(channels) if std is None else std.clone())
+            self.mean, self.std = (value.clone() for value in own)
         self.register_buffer("seed", torch.randint(2**62, ()))
         _freeze(self.backbone)
         d = self.dimensions
@@ -72,8 +69,7 @@ class BackboneDetector(nn.Module):
 
     def embed(self, image: Tensor) -> Tensor:
         """Embedding (B, D) of pictures (B, C, H, W) in [0, 1]."""
-        x = image.expand(-1, self.channels, -1, -1)
-        x = (x - self.mean[:, None, None]) / self.std[:, None, None]
+        x = self.normalised(image.expand(-1, self.channels, -1, -1))
         if self._channels_last and x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last)
         if self.training and self.draws:

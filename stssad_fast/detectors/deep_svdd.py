@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from stssad_fast.detectors.normalising import Normalising
+
 BLOCKS = 3
 CENTER_MARGIN = 0.1
 
 
-class SVDDNetwork(nn.Module):
+class SVDDNetwork(Normalising):
     """A LeNet whose embeddings lie near a centre if the picture is normal.
 
     Three blocks: 5x5 convolution, batch norm, leaky ReLU, 2x2 pooling; the k-th has
@@ -23,8 +25,6 @@ class SVDDNetwork(nn.Module):
         mean, std: per channel, of the training pictures.
     """
 
-    mean: Tensor
-    std: Tensor
     center: Tensor
 
     def __init__(
@@ -36,9 +36,7 @@ class SVDDNetwork(nn.Module):
         mean: Tensor | None = None,
         std: Tensor | None = None,
     ) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(channels) if mean is None else mean.clone())
-        self.register_buffer("std", torch.ones(channels) if std is None else std.clone())
+        super().__init__(channels, mean, std)
         self.register_buffer("center", torch.zeros(hidden))
         layers: list[nn.Module] = []
         inputs = channels
@@ -57,9 +55,7 @@ class SVDDNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Embedding (B, hidden) of pictures (B, C, H, W) in [0, 1]."""
-        embedding: Tensor = self.layers(
-            (image - self.mean[:, None, None]) / self.std[:, None, None]
-        )
+        embedding: Tensor = self.layers(self.normalised(image))
         return embedding
 
     def set_center(self, mean: Tensor) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stssad_fast.detectors.normalising import Normalising
 from stssad_fast.ops import conv3x3
 from stssad_fast.ops.batch_norm import batch_norm, follow, has_kernel
 
@@ -37,13 +38,13 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Conv3x3(nn.Conv2d):
-    """``nn.Conv2d`` with 3x3 weights, padding 1, stride 1 and no bias, by the op."""
+    """``nn.Conv2d`` with 3x3 weights, padding 1 and no bias; by the op where the stride is 1."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1, bias=False)
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, 3, stride, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv3x3(x, self.weight)
+        return conv3x3(x, self.weight) if self.stride == (1, 1) else super().forward(x)
 
 
 class BasicBlock(nn.Module):
@@ -51,11 +52,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = (
-            Conv3x3(inputs, outputs)
-            if stride == 1
-            else nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        )
+        self.conv1 = Conv3x3(inputs, outputs, stride)
         self.norm1 = BatchNorm(outputs, relu=True)
         self.conv2 = Conv3x3(outputs, outputs)
         self.norm2 = BatchNorm(outputs, relu=True)
@@ -71,7 +68,7 @@ class BasicBlock(nn.Module):
         return out
 
 
-class ResNetDetector(nn.Module):
+class ResNetDetector(Normalising):
     """ResNet of selectable width; its pooled features are the embedding, an MLP classifies them.
 
     Pictures of up to 32 px get a 3x3 stem, up to 64 px a 3x3 stem of stride 2, larger ones the
@@ -88,9 +85,6 @@ class ResNetDetector(nn.Module):
         depth: 18, as published, or 10: one block a stage instead of two, half the time.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         channels: int = 3,
@@ -101,14 +95,12 @@ class ResNetDetector(nn.Module):
         unit_embedding: bool = True,
         depth: Literal[10, 18] = 18,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, mean, std)
         if image_size < MIN_IMAGE_SIZE:
             raise ValueError(
                 f"image_size is {image_size}; ResNetDetector needs at least {MIN_IMAGE_SIZE} px"
             )
         self.unit_embedding = unit_embedding
-        self.register_buffer("mean", torch.zeros(channels) if mean is None else mean.clone())
-        self.register_buffer("std", torch.ones(channels) if std is None else std.clone())
         if image_size <= 64:
             stride = 1 if image_size <= 32 else 2
             self.stem = nn.Sequential(
@@ -136,7 +128,7 @@ class ResNetDetector(nn.Module):
 
     def embed(self, image: Tensor) -> Tensor:
         """Embedding (B, 8 * width) of pictures (B, C, H, W) in [0, 1]."""
-        x = (image - self.mean[:, None, None]) / self.std[:, None, None]
+        x = self.normalised(image)
         # Channels-last is the faster layout of all that follows. Grey pictures have no layout.
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         x = x.contiguous(memory_format=torch.channels_last)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from stssad_fast.detectors.normalising import Normalising
 from stssad_fast.detectors.resnet import BatchNorm, Conv3x3
 
 
@@ -12,11 +13,7 @@ class PreActivatedBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.norm1 = BatchNorm(inputs, relu=True)
-        self.conv1 = (
-            Conv3x3(inputs, outputs)
-            if stride == 1
-            else nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        )
+        self.conv1 = Conv3x3(inputs, outputs, stride)
         self.norm2 = BatchNorm(outputs, relu=True)
         self.conv2 = Conv3x3(outputs, outputs)
         self.shortcut = (
@@ -32,7 +29,7 @@ class PreActivatedBlock(nn.Module):
         return out
 
 
-class WideResNet(nn.Module):
+class WideResNet(Normalising):
     """Three stages of blocks, pooled features, and one linear map to the classes.
 
     As published for pictures of up to 32 px; larger ones get a stem of stride 2, beyond 64 px one
@@ -47,9 +44,6 @@ class WideResNet(nn.Module):
         mean, std: per channel, of the training pictures.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         channels: int,
@@ -60,11 +54,9 @@ class WideResNet(nn.Module):
         mean: Tensor | None = None,
         std: Tensor | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, mean, std)
         if depth < 10 or depth % 6 != 4:
             raise ValueError(f"depth is {depth}; WideResNet needs 6 n + 4: 10, 16, 22, 28, ...")
-        self.register_buffer("mean", torch.zeros(channels) if mean is None else mean.clone())
-        self.register_buffer("std", torch.ones(channels) if std is None else std.clone())
         kernel, stride = (3, 1) if image_size <= 32 else (3, 2) if image_size <= 64 else (7, 4)
         self.stem = nn.Conv2d(channels, 16, kernel, stride, kernel // 2, bias=False)
         blocks, inputs = [], 16
@@ -82,7 +74,7 @@ class WideResNet(nn.Module):
 
     def embed(self, image: Tensor) -> Tensor:
         """Pooled features (B, 64 * widen) of pictures (B, C, H, W) in [0, 1]."""
-        x = (image - self.mean[:, None, None]) / self.std[:, None, None]
+        x = self.normalised(image)
         # Channels-last is the faster layout of all that follows. Grey pictures have no layout.
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         x = x.contiguous(memory_format=torch.channels_last)
