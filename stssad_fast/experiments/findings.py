@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments.relative import HARMFUL, HELPFUL, relative, signed
@@ -266,7 +266,5 @@ def _title(text: str) -> str:
 
 def _correlation(first: Iterable[float], second: Iterable[float]) -> float:
     """Spearman's; 0 if one of them is constant."""
-    ranks = rankdata(list(first)), rankdata(list(second))
-    if min(map(np.ptp, ranks)) == 0:
-        return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    x, y = list(first), list(second)
+    return 0.0 if min(np.ptp(x), np.ptp(y)) == 0 else float(spearmanr(x, y).statistic)

@@ -8,9 +8,8 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
-from stssad_fast.experiments.scores import MIN_PAIRS, NONE
+from stssad_fast.experiments.scores import NONE, p_value
 
 HELPFUL, HARMFUL = 0.05, 0.95
 """One-sided p-values below and above which an augmentation helps and harms."""
@@ -50,13 +49,8 @@ def relative(differences: Sequence[float] | NDArray[np.float64]) -> Relative:
     Differences of 0 count for the pseudo-median and its interval, but not for the test
     (Wilcoxon's own way, which the paper most likely took).
     """
-    # Without the rounding, equal differences of AUCs would have unequal ranks.
-    values = np.round(np.asarray(differences, dtype=float), 12)
-    p_value = None
-    if np.count_nonzero(values) >= MIN_PAIRS:
-        test = wilcoxon(values, alternative="greater", zero_method="wilcox")
-        p_value = float(test.pvalue)
-    return Relative(values, pseudo_median(values), interval(values), p_value)
+    values = np.round(np.asarray(differences, dtype=float), 12)  # as p_value does
+    return Relative(values, pseudo_median(values), interval(values), p_value(values))
 
 
 def walsh_averages(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
 from stssad_fast.errors import InputError
@@ -172,18 +173,21 @@ def compare(runs: Mapping[tuple[str, str, int], float], ours: str, other: str) -
     neither. Runs of one task are not independent of each other, so p-values are on the small side;
     the paper counts them as we do.
     """
-    differences = np.array(
-        [
-            # Without the rounding, equal differences of AUCs would have unequal ranks.
-            round(auc - runs[task, other, seed], 12)
-            for (task, method, seed), auc in runs.items()
-            if method == ours and (task, other, seed) in runs
-        ]
-    )
-    if np.count_nonzero(differences) < MIN_PAIRS:
-        return Comparison(None, len(differences))
-    test = wilcoxon(differences, alternative="greater", zero_method="wilcox")
-    return Comparison(float(test.pvalue), len(differences))
+    differences = [
+        auc - runs[task, other, seed]
+        for (task, method, seed), auc in runs.items()
+        if method == ours and (task, other, seed) in runs
+    ]
+    return Comparison(p_value(differences), len(differences))
+
+
+def p_value(differences: Sequence[float] | NDArray[np.float64]) -> float | None:
+    """Of the one-sided Wilcoxon signed-rank test; None if fewer than `MIN_PAIRS` are not 0."""
+    # Without the rounding, equal differences of AUCs would have unequal ranks.
+    values = np.round(np.asarray(differences, dtype=float), 12)
+    if np.count_nonzero(values) < MIN_PAIRS:
+        return None
+    return float(wilcoxon(values, alternative="greater", zero_method="wilcox").pvalue)
 
 
 def _cell(aucs: list[float], expected: int) -> Cell:
