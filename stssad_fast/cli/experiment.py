@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -71,26 +71,31 @@ Seeds = Annotated[
 ]
 
 
-def run_plan(
-    jobs: Sequence[Job],
-    out: Path,
-    work: Work,
-    *,
-    workers: int | None = None,
-    ray: str | None = None,
-    gpus_per_job: float = 0.0,
-    cpus_per_job: int = 1,
-    quiet: bool = False,
-) -> Store:
+@dataclass(frozen=True)
+class How:
+    """Who runs the jobs.
+
+    Attributes:
+        workers, ray, gpus_per_job, cpus_per_job: as :data:`Jobs`, :data:`RayAddress`,
+            :data:`GpusPerJob` and :data:`CpusPerJob` say.
+        quiet: show nothing but errors.
+    """
+
+    workers: int | None = None
+    ray: str | None = None
+    gpus_per_job: float = 0.0
+    cpus_per_job: int = 1
+    quiet: bool = False
+
+
+def run_plan(jobs: Sequence[Job], out: Path, work: Work, how: How) -> Store:
     """Run the jobs of a plan that are not done yet, and show how it goes.
 
     Args:
         jobs: the whole plan; no two with one configuration.
         out: folder of the run, begun or not.
         work: computes a job; see :data:`Work`.
-        workers, ray, gpus_per_job, cpus_per_job: as :data:`Jobs`, :data:`RayAddress`,
-            :data:`GpusPerJob` and :data:`CpusPerJob` say.
-        quiet: show nothing but errors.
+        how: who runs them.
 
     Returns:
         What is known of the jobs: of those of the plan, all are in its ``done`` or ``failed``.
@@ -101,8 +106,8 @@ def run_plan(
         typer.Exit: stopped, with code 130, after telling how to go on.
     """
     check(jobs)
-    executor, workers = _executor(workers, ray, gpus_per_job, cpus_per_job)
-    errors = terminal(stderr=True, quiet=quiet)
+    executor, workers = _executor(how)
+    errors = terminal(stderr=True, quiet=how.quiet)
     store = Store(out)
     try:
         with store.claimed():
@@ -119,17 +124,6 @@ def run_plan(
         line += f"; the reasons: stssad-fast experiment status {shlex.quote(str(out))}"
     errors.print(line, soft_wrap=True)
     return store
-
-
-@dataclass(frozen=True)
-class How:
-    """Who runs the jobs; see :func:`run_plan`."""
-
-    workers: int | None
-    ray: str | None
-    gpus_per_job: float
-    cpus_per_job: int
-    quiet: bool
 
 
 def perform(
@@ -162,7 +156,7 @@ def perform(
             raise InputError(
                 f"{out} holds another experiment ({record.label}); choose another --out"
             )
-    store = run_plan(jobs, out, work, **asdict(how))
+    store = run_plan(jobs, out, work, how)
     tell(write(store), how.quiet)
     if any(job.key in store.failed for job in jobs):
         raise typer.Exit(FAILED)
@@ -177,13 +171,12 @@ def tell(page: Path, quiet: bool = False) -> None:
     console.print(f"Report: {page}", soft_wrap=True)
 
 
-def _executor(
-    workers: int | None, ray: str | None, gpus: float, cpus: int
-) -> tuple[Executor, int | None]:
+def _executor(how: How) -> tuple[Executor, int | None]:
     """Who runs the jobs, and how many at the same time if that is known."""
-    if ray is not None:
-        return Cluster(ray, workers, cpus, gpus), workers
-    if gpus:
+    workers, cpus = how.workers, how.cpus_per_job
+    if how.ray is not None:
+        return Cluster(how.ray, workers, cpus, how.gpus_per_job), workers
+    if how.gpus_per_job:
         raise InputError("--gpus-per-job needs --ray, which shares out the GPUs; give both or none")
     if workers is None:
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

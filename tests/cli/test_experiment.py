@@ -113,7 +113,7 @@ def never(config, sources):
 
 def test_gpus_are_rays(tmp_path):
     with pytest.raises(InputError, match="--gpus-per-job needs --ray"):
-        experiment.run_plan(PLAN, tmp_path / "run", never, gpus_per_job=0.5)
+        experiment.run_plan(PLAN, tmp_path / "run", never, experiment.How(gpus_per_job=0.5))
     assert not (tmp_path / "run").exists()
 
 
@@ -121,10 +121,10 @@ def test_all_done(store, capsys):
     with store.claimed():
         for job in PLAN:
             store.add(job, Outcome({}))
-    assert len(experiment.run_plan(PLAN, store.folder, never, workers=1).done) == 6
+    assert len(experiment.run_plan(PLAN, store.folder, never, experiment.How(1)).done) == 6
     assert capsys.readouterr().err.splitlines() == [
         "6 of 6 jobs were done before.",
         "6 done, 0 failed",
     ]
-    experiment.run_plan(PLAN, store.folder, never, quiet=True)
+    experiment.run_plan(PLAN, store.folder, never, experiment.How(quiet=True))
     assert capsys.readouterr().err == ""

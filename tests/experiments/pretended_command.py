@@ -18,15 +18,8 @@ def pretended(
     gpus_per_job: experiment.GpusPerJob = 0.0,
     cpus_per_job: experiment.CpusPerJob = 1,
 ) -> None:
-    experiment.run_plan(
-        plan(folder, [None] * count, seconds=0.05),
-        out,
-        work,
-        workers=jobs,
-        ray=ray,
-        gpus_per_job=gpus_per_job,
-        cpus_per_job=cpus_per_job,
-    )
+    how = experiment.How(jobs, ray, gpus_per_job, cpus_per_job)
+    experiment.run_plan(plan(folder, [None] * count, seconds=0.05), out, work, how)
 
 
 if __name__ == "__main__":
