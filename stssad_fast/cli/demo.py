@@ -15,6 +15,7 @@ from stssad_fast.cli.runs import results
 from stssad_fast.datasets import Split, load_digits, load_textures
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
+from stssad_fast.folders import entries
 from stssad_fast.report import ReportCase, write_combined
 
 MARK = "demo.json"
@@ -145,10 +146,10 @@ def angle_verdict(found: dict[str, Any]) -> tuple[bool, str]:
 def _claim(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        entries = sorted(e.name for e in folder.iterdir() if not e.name.startswith("."))
+        found = entries(folder)
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error}; choose another --out") from error
-    if entries and MARK not in entries:
-        raise InputError(f"{folder} holds files that are no demo's ({entries[0]}); choose another")
-    if not entries:
+    if found and MARK not in found:
+        raise InputError(f"{folder} holds files that are no demo's ({found[0]}); choose another")
+    if not found:
         write_text(folder / MARK, json.dumps({"format": FORMAT}) + "\n")

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -23,6 +22,7 @@ from stssad_fast.datasets import MEMORY, ImageSet
 from stssad_fast.devices import versions
 from stssad_fast.errors import InputError
 from stssad_fast.estimator import STSSAD
+from stssad_fast.folders import at_work, lock
 from stssad_fast.report import write_report
 from stssad_fast.report.collect import area_under_roc
 
@@ -127,7 +127,8 @@ class Run:
             try:
                 try:
                     self.folder.mkdir(parents=True, exist_ok=True)
-                    self._lock(stack)
+                    if not lock(self.folder, stack):
+                        raise at_work(self.folder)
                     with tempfile.TemporaryFile(dir=self.folder) as probe:
                         probe.write(b"0" * 4096)
                     self._sweep()
@@ -143,22 +144,6 @@ class Run:
                         for path in made:
                             path.rmdir()
                 raise
-
-    def _lock(self, stack: ExitStack) -> None:
-        if sys.platform == "win32":
-            return
-        import fcntl
-
-        handle = os.open(self.folder, os.O_RDONLY)
-        stack.callback(os.close, handle)  # which unlocks, as the end of the process does
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another process is at work in {self.folder}; wait for its end, or end it"
-            ) from error
-        except OSError:  # a file system without locks
-            return
 
     def begin(self, settings: Settings) -> None:
         """Write config.json, from which on the folder holds a run."""

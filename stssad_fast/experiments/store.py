@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from stssad_fast.checkpoint import replacing, write_text
 from stssad_fast.errors import InputError
 from stssad_fast.experiments.jobs import JSON, Job, Outcome
+from stssad_fast.folders import at_work, entries, lock
 
 JOBS, PLAN, ARRAYS = "jobs.jsonl", "plan.json", "arrays"
 PATIENCE = 1.0  # seconds to wait for who only looks whether the folder is in use
@@ -127,12 +127,9 @@ class Store:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 deadline = time.monotonic() + PATIENCE
-                while not self._lock(stack):
+                while not lock(self.folder, stack):
                     if time.monotonic() > deadline:
-                        raise InputError(
-                            f"another process is at work in {self.folder}; wait for its end, or "
-                            "end it"
-                        )
+                        raise at_work(self.folder)
                     time.sleep(0.05)
                 (self.folder / ARRAYS).mkdir(exist_ok=True)
                 for pattern in (f".{PLAN}.*", f"{ARRAYS}/.*.npz.*"):
@@ -153,7 +150,7 @@ class Store:
         if not self.folder.is_dir():
             return False
         with ExitStack() as stack:
-            return not self._lock(stack)
+            return not lock(self.folder, stack)
 
     def add(self, job: Job, outcome: Outcome) -> Record:
         """Keep what a job came to: the arrays first, then the line, on the disk when this returns.
@@ -209,9 +206,8 @@ class Store:
 
     def others(self) -> list[str]:
         """Files of a folder that holds no run, if there are any."""
-        if not self.folder.is_dir() or any((self.folder / name).exists() for name in (JOBS, PLAN)):
-            return []
-        return sorted(e.name for e in self.folder.iterdir() if not e.name.startswith("."))
+        begun = any((self.folder / name).exists() for name in (JOBS, PLAN))
+        return [] if begun else entries(self.folder)
 
     def write_plan(self, jobs: Sequence[Job], workers: int | None) -> None:
         """Write plan.json, from which others learn what is left."""
@@ -287,22 +283,6 @@ class Store:
             else:  # whole but for its end, as an editor may leave it
                 file.seek(0, os.SEEK_END)
                 file.write(b"\n")
-
-    def _lock(self, stack: ExitStack) -> bool:
-        """Lock the folder until ``stack`` ends; False if another process has."""
-        if sys.platform == "win32":
-            return True
-        import fcntl
-
-        handle = os.open(self.folder, os.O_RDONLY)
-        stack.callback(os.close, handle)  # which unlocks, as the end of the process does
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:  # a file system without locks
-            pass
-        return True
 
 
 def _parsed(line: bytes) -> Record:

@@ -21,6 +21,7 @@ from stssad_fast.experiments.recovered import recovered, recovered_table
 from stssad_fast.experiments.scores import Score, Summary, summarize
 from stssad_fast.experiments.store import Record, Store
 from stssad_fast.experiments.tables import markdown, runs_csv, summary_csv
+from stssad_fast.folders import entries
 from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
 from stssad_fast.report.learned import learned_plots, problem_of
 from stssad_fast.report.plot import Plot, save_plots
@@ -124,7 +125,7 @@ def write_figures(
         InputError: a file cannot be written, or the folder holds something else than such a page.
     """
     written = [PAGE, *(f"{FIGURES}/{figure.name}.png" for figure in figures)]
-    if out.is_dir() and (others := _others(out, written)):
+    if others := _others(out, written):
         raise InputError(
             f"{out} holds files that are not of this page ({others[0]}); choose a new folder as "
             "--out"
@@ -141,9 +142,8 @@ def write_figures(
 
 def _others(folder: Path, written: Sequence[str]) -> list[str]:
     """What a folder holds besides what was written there; all of it if that is not complete."""
-    found = sorted(e.name for e in folder.iterdir() if not e.name.startswith("."))
     ours = {PAGE, FIGURES} if all((folder / name).exists() for name in written) else set()
-    return [name for name in found if name not in ours]
+    return [name for name in entries(folder) if name not in ours]
 
 
 def saved_figures(run: Path) -> list[Plot]:
