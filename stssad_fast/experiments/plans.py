@@ -111,8 +111,8 @@ def plan(
     found = [(part, *pictures(part)) for part in parts]
     jobs = [
         job
-        for seed, (part, data, tests) in product(seeds, found)
-        for job in _of(part, data, tests, methods, seed, parameters)
+        for seed, (part, data, tasks) in product(seeds, found)
+        for job in _of(part, data, tasks, methods, seed, parameters)
     ]
     _check_distinct(jobs)
     if tasks is None:
@@ -125,17 +125,17 @@ def plan(
     return [job for job in jobs if set(job.config["tasks"].values()) & set(tasks)]
 
 
-def pictures(part: Part) -> tuple[dict[str, Any], list[str]]:
-    """What a job's configuration says of a part's pictures, and the names of its test sets."""
+def pictures(part: Part) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a job's configuration says of a part's pictures, and the task of every test set."""
     problem = problems.read(part.reader, part.source, part.options)
     data = {"reader": part.reader, "options": part.options, "digest": problem.digest()}
-    return data, list(problem.tests)
+    return data, {test: part.names(test) for test in problem.tests}
 
 
 def _of(
     part: Part,
     data: Mapping[str, Any],
-    tests: Sequence[str],
+    tasks: dict[str, str],
     methods: Sequence[str],
     seed: int,
     parameters: Mapping[str, Mapping[str, Any]],
@@ -146,12 +146,10 @@ def _of(
         config: dict[str, Any] = {"data": data, "method": name, "parameters": shared, "seed": seed}
         sources = {"data": part.source}
         if method.kind != "tuned":
-            tasks = {test: part.names(test) for test in tests}
             label = f"{part.names('*')} · {name} · seed {seed}"
             yield Job({**config, "tests": list(tasks), "tasks": tasks}, label, name, sources)
             continue
-        for test, start in product(tests, starts(shared)):
-            task = part.names(test)
+        for (test, task), start in product(tasks.items(), starts(shared)):
             where = ", ".join(f"{key} {value:g}" for key, value in start.items())
             own = {"tests": [test], "tasks": {test: task}, "start": start}
             label = f"{task} · {name} · {where} · seed {seed}"

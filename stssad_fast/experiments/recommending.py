@@ -64,19 +64,19 @@ def plan(
         Job(
             {
                 "data": data,
-                "tasks": {test: part.names(test) for test in tests},
+                "tasks": tasks,
                 "candidate": str(candidate),
                 "parameters": {**PARAMETERS, **parameters},
                 "seed": seed,
             },
-            f"{part.names('*') if len(tests) > 1 else ''} · {candidate.title} · seed {seed}".lstrip(
+            f"{part.names('*') if len(tasks) > 1 else ''} · {candidate.title} · seed {seed}".lstrip(
                 " ·"
             ),
             "candidate",
             {"data": part.source},
         )
         for seed in seeds
-        for part, data, tests in read
+        for part, data, tasks in read
         for candidate in candidates
     ]
 

@@ -154,18 +154,18 @@ def plan(
 
 def _of(
     comparison: Comparison,
-    parts: Sequence[tuple[Part, dict[str, Any], list[str]]],
+    parts: Sequence[tuple[Part, dict[str, Any], dict[str, str]]],
     seed: int,
     parameters: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[Job]:
-    for part, data, tests in parts:
+    for part, data, tasks in parts:
         for augmentation in comparison.augmentations:
             for detector in comparison.detectors:
                 if augmentation == IDENTITY and DETECTORS[detector].vanilla is None:
                     continue
                 config = {
                     "data": data,
-                    "tasks": {test: part.names(test) for test in tests},
+                    "tasks": tasks,
                     "detector": detector,
                     "augmentation": str(augmentation),
                     "parameters": _resolved(parameters[detector], augmentation),
@@ -204,10 +204,10 @@ def plan_distances(
         raise InputError(f"there is no encoder {encoder}; choose from {', '.join(BACKBONES)}")
     jobs = []
     for part in parts:
-        data, tests = pictures(part)
+        data, tasks = pictures(part)
         config = {
             "data": data,
-            "tasks": {test: part.names(test) for test in tests},
+            "tasks": tasks,
             "encoder": encoder,
             "augmentations": [str(augmentation) for augmentation in augmentations],
             "seed": seed,
