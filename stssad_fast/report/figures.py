@@ -28,6 +28,14 @@ Dashes = tuple[float, ...]
 _OTHERS = ["start-a", "start-b", "start-c", "start-d"]
 _DASHES: list[Dashes] = [(), (5.0, 2.0), (1.5, 1.5)]
 LOGARITHMIC = {"size", "aspect"}
+KIND_ROLES = {
+    "train": ("train", "o", 3.2, "train"),
+    "augmented": ("augmented", "s", 3.0, "augmented"),
+    "normal": ("test", "D", 3.0, "test, normal"),
+    "anomalous": ("anomaly", "^", 4.0, "test, anomalous"),
+}
+"""Colour, marker, its size in points and name of each kind of picture."""
+
 SMOOTH_FROM = 40  # iterations; a shorter curve is read well as it is
 
 

@@ -19,7 +19,7 @@ from stssad_fast.experiments.lemma import LossGrid
 from stssad_fast.experiments.recovered import Recovered
 from stssad_fast.report.case import Array
 from stssad_fast.report.collect import EMBEDDINGS_PER_SET, SEED, project
-from stssad_fast.report.figures import scatter
+from stssad_fast.report.figures import KIND_ROLES, scatter
 from stssad_fast.report.svg import ROLES, STYLE, new_axes
 from stssad_fast.report.wording import number
 
@@ -178,35 +178,26 @@ def embedding_maps(maps: Sequence[tuple[str, EmbeddingSets]]) -> Figure:
     rng = np.random.default_rng(SEED)
     for panel, (title, sets) in enumerate(maps, 1):
         axes: Axes = figure.add_subplot(1, len(maps), panel)
-        rows = {
-            name: np.asarray(getattr(sets, name), dtype=float)
-            for name in ("train", "augmented", "normal", "anomalous")
-        }
+        rows = {kind: np.asarray(getattr(sets, kind), dtype=float) for kind in KIND_ROLES}
         points, explained = project(
             {
                 name: z[np.sort(rng.permutation(len(z))[:EMBEDDINGS_PER_SET])]
                 for name, z in rows.items()
             }
         )
-        groups = [(role, points[name], shape, size) for name, role, shape, size, _ in _SETS]
+        groups = [
+            (role, points[k], shape, size) for k, (role, shape, size, _) in KIND_ROLES.items()
+        ]
         scatter(axes, groups, explained)
         axes.set_title(title, fontsize=9)
     handles = [
         Line2D([], [], ls="", marker=shape, ms=size + 1.5, color=ROLES[role], mew=0, label=label)
-        for _, role, shape, size, label in _SETS
+        for role, shape, size, label in KIND_ROLES.values()
     ]
     figure.legend(
         handles=handles, loc="outside upper left", ncols=2 if len(maps) < 2 else 4, frameon=False
     )
     return figure
-
-
-_SETS = [
-    ("train", "train", "o", 3.2, "train"),
-    ("augmented", "augmented", "s", 3.0, "augmented"),
-    ("normal", "test", "D", 3.0, "test, normal"),
-    ("anomalous", "anomaly", "^", 4.0, "test, anomalous"),
-]
 
 
 @matplotlib.rc_context(STYLE)

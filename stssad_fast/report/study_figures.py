@@ -16,6 +16,7 @@ from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments.relative import Relative
 from stssad_fast.experiments.tables import p_text
 from stssad_fast.report.case import Array
+from stssad_fast.report.figures import KIND_ROLES
 from stssad_fast.report.svg import ROLES, STYLE
 
 FAMILY_ROLES = {
@@ -27,14 +28,6 @@ FAMILY_ROLES = {
     "none": "muted",
 }
 """Colour of each family of augmentations."""
-
-KIND_ROLES = {
-    "train": ("train", "o", "train"),
-    "augmented": ("augmented", "s", "augmented"),
-    "normal": ("test", "D", "test, normal"),
-    "anomalous": ("anomaly", "^", "test, anomalous"),
-}
-"""Colour, marker and name of each kind of picture."""
 
 _ROW = 0.27  # inches
 
@@ -148,7 +141,7 @@ def error_histograms(panels: Mapping[str, Mapping[str, Array]]) -> Figure:
     for place, (title, kinds) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(rows, columns, place)
         for kind, scores in kinds.items():
-            role, _, _ = KIND_ROLES[kind]
+            role = KIND_ROLES[kind][0]
             weights = np.full(len(scores), 1 / len(scores))
             axes.hist(
                 np.clip(scores, edges[0], edges[-1]),
@@ -167,7 +160,7 @@ def error_histograms(panels: Mapping[str, Mapping[str, Array]]) -> Figure:
     kinds_shown = [kind for kind in KIND_ROLES if any(kind in each for each in panels.values())]
     handles = [
         Patch(color=ROLES[role], alpha=0.55, label=name)
-        for role, _, name in (KIND_ROLES[kind] for kind in kinds_shown)
+        for role, _, _, name in (KIND_ROLES[kind] for kind in kinds_shown)
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False)
     return figure
@@ -191,7 +184,7 @@ def embedding_plane(
     for title, (points, scores) in panels.items():
         axes = _plane(figure, rows, columns, place, title)
         for kind, each in points.items():
-            role, marker, _ = KIND_ROLES[kind]
+            role, marker, *_ = KIND_ROLES[kind]
             axes.plot(*each.T, marker, ms=3.4, mew=0, alpha=0.75, color=ROLES[role])
         place += 1
         if by_score:
@@ -212,7 +205,7 @@ def embedding_plane(
             place += 1
     handles = [
         Line2D([], [], ls="", marker=marker, ms=5, color=ROLES[role], mew=0, label=name)
-        for role, marker, name in KIND_ROLES.values()
+        for role, marker, _, name in KIND_ROLES.values()
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False)
     return figure
