@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -228,20 +228,24 @@ def _together(jobs: Mapping[str, Job], store: Store, fit: Fit) -> float | None:
 
 
 def _settings(jobs: Sequence[Job], selection: Selection) -> dict[str, object]:
-    """What the jobs of each kind share; where they differ, all that they have."""
-    found: dict[str, list[object]] = {}
-    for job in jobs:
+    def named(job: Job) -> dict[str, object]:
         method = METHODS[job.config["method"]]
-        named = {f"pictures: {k}": v for k, v in job.config["data"]["options"].items()}
-        for key, value in job.config["parameters"].items():
-            if key not in method.parameters:
-                named[f"{method.kind}: {key}"] = value
-        for key, value in named.items():
-            values = found.setdefault(key, [])
-            if value not in values:
-                values.append(value)
-    shown = {k: v[0] if len(v) == 1 else ", ".join(map(str, v)) for k, v in found.items()}
-    return {"selection": selection, **shown}
+        own = job.config["parameters"].items()
+        return {f"{method.kind}: {k}": v for k, v in own if k not in method.parameters}
+
+    return {"selection": selection, **shared_settings(jobs, named)}
+
+
+def shared_settings(
+    jobs: Sequence[Job], named: Callable[[Job], Mapping[str, object]]
+) -> dict[str, str]:
+    """Options of the pictures, and what ``named`` gives; where jobs differ, all that they have."""
+    found: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        options = {f"pictures: {k}": v for k, v in job.config["data"]["options"].items()}
+        for key, value in (options | dict(named(job))).items():
+            found.setdefault(key, {})[str(value)] = None
+    return {key: ", ".join(values) for key, values in found.items()}
 
 
 def ran(records: Sequence[Record]) -> dict[str, str]:

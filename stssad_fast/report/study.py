@@ -30,7 +30,7 @@ from stssad_fast.experiments.tables import Grid
 from stssad_fast.experiments.testbeds import SEMANTIC, generator_title
 from stssad_fast.report.plot import Plot
 from stssad_fast.report.recommending import agreement_table
-from stssad_fast.report.results import TABLE, write_run
+from stssad_fast.report.results import TABLE, shared_settings, write_run
 from stssad_fast.report.study_cases import case_plots, cases, sweep_plots
 from stssad_fast.report.study_figures import class_bias, relative_auc
 
@@ -63,7 +63,7 @@ def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
         jobs,
         store,
         figures=[*_plots(found), *_case_plots(found, store)],
-        settings=_settings(jobs),
+        settings=shared_settings(jobs, _settings),
         grids=grids,
         footer="Labels serve only to measure the AUC; no detector sees one.",
     )
@@ -149,13 +149,6 @@ def _case_plots(found: Sequence[Result], store: Store) -> list[Plot]:
     return [*plots, *sweep_plots(found, store)]
 
 
-def _settings(jobs: Sequence[Job]) -> dict[str, object]:
-    """What the jobs of each detector share; where they differ, all that they have."""
-    found: dict[str, dict[str, None]] = {}
-    for job in jobs:
-        options = {f"pictures: {k}": v for k, v in job.config["data"]["options"].items()}
-        own = job.config.get("parameters", {"encoder": job.config.get("encoder")})
-        named = options | {f"{job.group}: {key}": value for key, value in own.items()}
-        for key, value in named.items():
-            found.setdefault(key, {})[str(value)] = None
-    return {key: ", ".join(values) for key, values in found.items()}
+def _settings(job: Job) -> dict[str, object]:
+    own = job.config.get("parameters", {"encoder": job.config.get("encoder")})
+    return {f"{job.group}: {key}": value for key, value in own.items()}
