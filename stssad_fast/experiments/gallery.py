@@ -32,31 +32,28 @@ class Gallery:
     pictures: Tensor
 
 
-def gallery(picture: Tensor, center: tuple[float, float] = (0.5, 0.5)) -> Gallery:
-    """Every augmentation at every size, with the patch at the same place.
+def gallery(picture: Tensor) -> Gallery:
+    """Every augmentation at every size, with the patch in the middle.
 
     Args:
         picture: (C, H, W) in [0, 1].
-        center: Row and column of the patch's centre, as fractions of the picture.
 
     Raises:
-        InputError: `picture` is no (C, H, W) of floating-point numbers, or `center` not in it.
+        InputError: `picture` is no (C, H, W) of floating-point numbers.
     """
     if picture.ndim != 3 or not picture.is_floating_point():
         raise InputError(
             f"picture is {picture.dtype} of shape {tuple(picture.shape)}; expected floating-point "
             "numbers of shape (C, H, W). Give a single picture in [0, 1]"
         )
-    if not all(0 <= place <= 1 for place in center):
-        raise InputError(f"center is {center}; expected a row and a column between 0 and 1.")
+    middle = picture.new_tensor([0.5, 0.5])
     rows = {
-        "CutPaste": [cut_paste(picture, size, center) for size in SIZES],
-        "CutOut": [cut_out(picture, size, center) for size in SIZES],
+        "CutPaste": [cut_paste(picture, size) for size in SIZES],
+        "CutOut": [cut_out(picture, size) for size in SIZES],
     }
     for aspect, angle in CUTDIFF_SHAPES:
         rows[f"CutDiff\naspect {aspect:g}, {angle:g}°"] = [
-            cutdiff(picture[None], patch_shape(size, aspect, angle), picture.new_tensor(center))[0]
-            for size in SIZES
+            cutdiff(picture[None], patch_shape(size, aspect, angle), middle)[0] for size in SIZES
         ]
     return Gallery(
         tuple(rows),
@@ -76,27 +73,26 @@ def gallery_picture(file: str | Path | None = None, side: int = 160) -> Tensor:
     return load_textures("brick", image_size=side, n_train=1, n_good=1, n_defect=1).train_images[0]
 
 
-def cut_out(picture: Tensor, size: float, center: tuple[float, float]) -> Tensor:
+def cut_out(picture: Tensor, size: float) -> Tensor:
     """`picture` (C, H, W) with a black square of `size`, its area as a share of the picture's."""
-    rows, columns = _square(picture, size, center)
+    rows, columns = _square(picture, size)
     result = picture.clone()
     result[:, rows, columns] = 0
     return result
 
 
-def cut_paste(picture: Tensor, size: float, center: tuple[float, float]) -> Tensor:
+def cut_paste(picture: Tensor, size: float) -> Tensor:
     """`picture` (C, H, W) with its top left corner pasted over a square of `size`, likewise."""
-    rows, columns = _square(picture, size, center)
+    rows, columns = _square(picture, size)
     result = picture.clone()
     height, width = result[:, rows, columns].shape[1:]
     result[:, rows, columns] = picture[:, :height, :width]
     return result
 
 
-def _square(picture: Tensor, size: float, center: tuple[float, float]) -> tuple[slice, slice]:
+def _square(picture: Tensor, size: float) -> tuple[slice, slice]:
+    edge = math.sqrt(size) / 2
     rows, columns = (
-        slice(max(round((place - edge) * side), 0), round((place + edge) * side))
-        for place, side in zip(center, picture.shape[1:], strict=True)
-        for edge in [math.sqrt(size) / 2]
+        slice(round((0.5 - edge) * side), round((0.5 + edge) * side)) for side in picture.shape[1:]
     )
     return rows, columns
