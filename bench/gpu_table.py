@@ -123,8 +123,7 @@ def table(data):
             ]
         )
     filled = [bool(data) or any(column) for column in zip(*lines[1:], strict=True)]
-    text = ["| " + " | ".join(compress(line, filled)) + " |" for line in lines]
-    return "\n".join([text[0], "|" + "---|" * sum(filled), *text[1:]])
+    return tables.markdown([list(compress(line, filled)) for line in lines])
 
 
 def notes(data):
