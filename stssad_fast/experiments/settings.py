@@ -44,7 +44,13 @@ _PAPER = {
     "hyper_optimizer": "sgd",
 }
 _PAPER_DEFECTS = {"batch_size": 32, "warm_up_epochs": 20, "updates": 1, "iterations": 500}
-_PAPER_SEMANTIC = {"batch_size": 256, "warm_up_epochs": 40, "updates": 5, "iterations": 100}
+_PAPER_SEMANTIC = {
+    "batch_size": 256,
+    "warm_up_epochs": 40,
+    "updates": 5,
+    "iterations": 100,
+    "hyper_learning_rate": 2.0,
+}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "defects": {"small": {}, "paper": {**_PAPER, **_PAPER_DEFECTS}},

@@ -119,6 +119,8 @@ def test_the_papers_preset_is_appendix_c():
     assert (tuned["depth"], tuned["width"]) == (18, 64)
     assert (tuned["parametrization"], tuned["hyper_optimizer"]) == ("cholesky", "sgd")
     assert not tuned["unit_embedding"]
+    assert tuned["hyper_learning_rate"] == 2.0  # radians; a patch's entries of L take 0.05
+    assert settings.parameters("defects", "paper", {})["tuned"]["hyper_learning_rate"] == 0.05
 
 
 def test_the_papers_deep_svdd_has_its_own_width():
