@@ -146,7 +146,10 @@ def test_one_start(digits: ReportCase) -> None:
 
 
 def test_many_starts(digits: ReportCase) -> None:
-    Page(render_case(changed(digits, starts_=list(digits.estimator.starts_) * 4)))
+    starts = list(digits.estimator.starts_) * 4
+    text = render_case(changed(digits, starts_=starts))
+    Page(text)
+    assert f"begins anew at {len(starts)} values." in text
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,10 @@ def test_start_that_never_moved(digits: ReportCase) -> None:
     one = {"iteration": [0], "train_loss": [0.5], "validation_loss": [1.0], "angle": [45.0]}
     first, second, *_ = digits.estimator.starts_
     starts = [dict(first, history=empty, iteration=0), dict(second, history=one, iteration=0)]
-    Page(render_case(changed(digits, starts_=starts, chosen_start_=0)))
+    text = render_case(changed(digits, starts_=starts, chosen_start_=0))
+    Page(text)
+    assert "begins anew at 2 values." in text
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", text), re.IGNORECASE)
 
 
 def test_tiny_sets_of_large_colour_pictures() -> None:
