@@ -212,6 +212,15 @@ def differentiable(
     return apply
 
 
+def transforming() -> bool:
+    """Whether torch.compile, torch.func or forward mode wants rules that a plain Function lacks."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
 def _wants_gradient(inputs: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(
         value is not None and value.requires_grad for value in inputs

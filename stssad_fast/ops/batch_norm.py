@@ -18,6 +18,7 @@ from stssad_fast.ops._operators import (
     _laid_out_like,
     arithmetic_dtype,
     check_floating,
+    transforming,
 )
 
 SCHEMAS = (
@@ -185,7 +186,8 @@ def batch_norm(
     Mean and biased variance are those of each channel over batch, rows and columns; ``act`` is
     ReLU or nothing. Contiguous and channels-last pictures are taken as they lie in memory, others
     are copied. Differentiable to any order; first and second derivatives have kernels. Under
-    ``torch.func`` and ``torch.compile`` it is the reference, in plain PyTorch operations.
+    ``torch.func``, ``torch.compile`` and forward mode it is the reference, in plain PyTorch
+    operations.
 
     Args:
         x: (B, C, H, W), more than one number for each channel.
@@ -221,7 +223,7 @@ def batch_norm(
         None if gamma is None else gamma.to(dtype).contiguous(),
         None if beta is None else beta.to(dtype).contiguous(),
     )
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if transforming():
         return reference.batch_norm(x, *arguments, residual, relu, eps)
     return _batch_norm(x, *arguments, residual, relu, eps)
 
@@ -234,7 +236,7 @@ def has_kernel(x: Tensor) -> bool:
     """
     if has_torch_function((x,)):
         return bool(handle_torch_function(has_kernel, (x,), x))
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if transforming():
         return False
     key, name = torch._C._dispatch_key_for_device(x.device.type), f"{LIBRARY.ns}::batch_norm"
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))

@@ -9,7 +9,7 @@ from torch.autograd import Function
 from torch.overrides import handle_torch_function, has_torch_function
 
 from stssad_fast.ops import extension
-from stssad_fast.ops._operators import LIBRARY
+from stssad_fast.ops._operators import LIBRARY, transforming
 
 # Fewer channels do not pay for the transforms. The kernels take sixteen at a time.
 LEAST_CHANNELS, LANES = 64, 16
@@ -69,7 +69,7 @@ def conv3x3(image: Tensor, weight: Tensor, *, wishes: Wishes | None = None) -> T
 
 def suits_winograd(image: Tensor, weight: Tensor) -> bool:
     """Whether :func:`conv3x3` takes Winograd's algorithm."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if transforming():
         return False
     height, width = image.shape[-2:]
     tiles = _tiles(height, width)

@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stssad_fast.ops import batch_norm, reference
+from stssad_fast.ops.batch_norm import has_kernel
 
 from .backends import Backend
 from .cases import layouts
@@ -437,6 +439,24 @@ def test_transforms_and_compile(kind, assert_close):
         assert_close(f, e)
         assert_close(m[1], e)
         assert_close(c, e)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_forward_mode(assert_close):
+    x, gamma, beta, residual, relu, eps = problem((3, 2, 4, 5))
+    direction = draw(*x.shape, seed=5)
+
+    def function(x):
+        return batch_norm(x, gamma, beta, residual, relu=relu, eps=eps)[0]
+
+    with forward_ad.dual_level():
+        found = function(forward_ad.make_dual(x, direction))
+        slope = forward_ad.unpack_dual(found).tangent
+        assert not has_kernel(x)  # PyTorch's own is faster than the reference
+    step = 1e-6
+    assert_close(found, function(x))
+    difference = function(x + step * direction) - function(x - step * direction)
+    torch.testing.assert_close(slope, difference / (2 * step), atol=1e-7, rtol=1e-7)
 
 
 class NoOperators(TorchDispatchMode):

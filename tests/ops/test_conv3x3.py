@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.autograd import forward_ad
 
 from stssad_fast.ops import extension
 from stssad_fast.ops.conv3x3 import conv3x3, suits_winograd
@@ -138,6 +139,15 @@ def test_whatever_does_not_suit_is_the_direct_one():
         assert torch.equal(conv3x3(other, kernel), direct(other, kernel))
     with torch.autocast("cpu", torch.bfloat16):
         assert conv3x3(image, weight).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_forward_mode():
+    image, weight = inputs_of(4, 64, 64, 8, 8)
+    with forward_ad.dual_level():
+        found = conv3x3(image, forward_ad.make_dual(weight, 2 * weight))
+        slope = forward_ad.unpack_dual(found).tangent
+    torch.testing.assert_close(slope, 2 * direct(image, weight))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
