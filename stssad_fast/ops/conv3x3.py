@@ -43,8 +43,9 @@ def conv3x3(image: Tensor, weight: Tensor, *, wishes: Wishes | None = None) -> T
 
     On the CPU, in float32 and with at least 64 channels in and out, Winograd's F(4x4, 3x3) takes a
     quarter of the multiplications of the direct algorithm, and the result is channels-last; its
-    rounding is some ten times that of the direct one. Anything else is F.conv2d. Derivatives of any
-    order are convolutions again, and take the same road.
+    rounding is some ten times that of the direct one. Anything else is F.conv2d: weights of another
+    size too, and the errors are its own. Derivatives of any order are convolutions again, and take
+    the same road.
 
     Args:
         image: (B, C, H, W).
@@ -69,7 +70,7 @@ def conv3x3(image: Tensor, weight: Tensor, *, wishes: Wishes | None = None) -> T
 
 def suits_winograd(image: Tensor, weight: Tensor) -> bool:
     """Whether :func:`conv3x3` takes Winograd's algorithm."""
-    if transforming():
+    if transforming() or image.dim() != 4 or weight.shape[1:] != (image.shape[1], 3, 3):
         return False
     height, width = image.shape[-2:]
     tiles = _tiles(height, width)

@@ -141,6 +141,27 @@ def test_whatever_does_not_suit_is_the_direct_one():
         assert conv3x3(image, weight).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("side", [(1, 1), (5, 5), (3, 1)], ids=str)
+def test_weights_of_another_size(side):
+    image, weight = inputs_of(8, 64, 64, 16, 16)[0], numbers(64, 64, *side).float()
+    assert not suits_winograd(image, weight)
+    assert torch.equal(conv3x3(image, weight), direct(image, weight))
+
+
+@pytest.mark.parametrize(
+    ("image", "weight"),
+    [((8, 64, 16, 16), (64, 80, 3, 3)), ((8, 64, 16, 16), (64, 64, 3)), ((16,), (64, 64, 3, 3))],
+    ids=str,
+)
+def test_what_does_not_fit_is_an_error_of_torch(image, weight):
+    image, weight = torch.zeros(image), torch.zeros(weight)
+    with pytest.raises(RuntimeError) as expected:
+        direct(image, weight)
+    with pytest.raises(RuntimeError) as found:
+        conv3x3(image, weight)
+    assert str(found.value) == str(expected.value)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_forward_mode():
     image, weight = inputs_of(4, 64, 64, 8, 8)
