@@ -1,5 +1,7 @@
 """CutDiff: a soft elliptical patch subtracted from a picture."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -67,8 +69,8 @@ def cutdiff(
     if center is None:
         if not isinstance(generator, torch.Generator | None):
             raise TypeError(f"generator is {generator!r}; expected a torch.Generator or None")
-        center = torch.rand(
-            image.shape[0], 2, generator=generator, device=image.device, dtype=shape.dtype
-        )
+        # With `generator=None` torch.compile refuses a batch size that changes.
+        given: dict[str, Any] = {} if generator is None else {"generator": generator}
+        center = torch.rand(image.shape[0], 2, device=image.device, dtype=shape.dtype, **given)
     center = hyperparameter(center, image, (2,), "center")
     return _cutdiff(image, shape, center, *normalization(normalize, image))

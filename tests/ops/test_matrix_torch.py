@@ -134,6 +134,15 @@ def test_compile_of_the_public_functions(assert_close):
         assert_close(f, e)
 
 
+def test_compile_for_any_batch_with_default_centres():
+    counter = CompileCounterWithBackend("aot_eager")
+    shape = torch.tensor([0.3, 0.1, 0.2])
+    compiled = torch.compile(lambda x: ops.cutdiff(x, shape), fullgraph=True, backend=counter)
+    for batch in (4, 5, 7):
+        assert compiled(torch.rand(batch, 3, 8, 8)).shape == (batch, 3, 8, 8)
+    assert counter.frame_count == 2  # the first size alone, then any
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_autocast_changes_nothing(case, backend, dtype):
     inputs = prepared(case.inputs, dtype, backend.device)
