@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import Function, forward_ad
 
 LIBRARY = torch.library.Library("stssad_fast", "DEF")
 Normalize = tuple[Tensor | Sequence[float] | float, Tensor | Sequence[float] | float]
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+NUMBERLESS = (FakeTensor, FunctionalTensor)
+TRACER = torch._C._TorchDispatchModeKey.PROXY  # the mode of make_fx
 
 
 def differentiable(
@@ -285,16 +289,18 @@ def check_positive(value: Tensor, name: str) -> None:
 
 
 def holds(value: Tensor, question: Callable[[Tensor], bool]) -> bool:
-    """The answer for a tensor on the CPU outside of torch.compile, also under torch.func.
+    """The answer for a tensor on the CPU that has numbers, also under torch.func.
 
-    ``question`` is asked of the tensor as it is: what it calculates, it calculates of a detached
-    one. (To detach costs more than to look at a number.)
+    Under torch.compile, or where a graph is traced, it has none. ``question`` is asked of the
+    tensor as it is: what it calculates, it calculates of a detached one. (To detach costs more than
+    to look at a number.)
     """
     if torch.compiler.is_compiling() or value.device.type != "cpu":
         return False
     while torch._C._functorch.is_functorch_wrapped_tensor(value):
         value = torch._C._functorch.get_unwrapped(value)
-    return question(value)
+    traced = torch._C._get_dispatch_mode(TRACER) is not None
+    return not traced and not isinstance(value, NUMBERLESS) and question(value)
 
 
 def hyperparameter(value: Any, image: Tensor, trailing: tuple[int, ...], name: str) -> Tensor:

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from functorch.compile import aot_function
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from stssad_fast import ops
 
@@ -141,6 +144,33 @@ def test_compile_for_any_batch_with_default_centres():
     for batch in (4, 5, 7):
         assert compiled(torch.rand(batch, 3, 8, 8)).shape == (batch, 3, 8, 8)
     assert counter.frame_count == 2  # the first size alone, then any
+
+
+PUBLIC = {
+    "cutdiff": (lambda x, s: ops.cutdiff(x, s), [(2, 3, 8, 8), (3,)]),
+    "cutdiff at": (lambda x, s, c: ops.cutdiff(x, s, c), [(2, 3, 8, 8), (3,), (2, 2)]),
+    "rotate": (lambda x, a: ops.rotate(x, a, normalize=(0.5, 0.5)), [(2, 3, 8, 8), ()]),
+    "mean_distance_loss": (ops.mean_distance_loss, [(3, 4), (2, 4), (5, 4)]),
+    "patch_shape": (lambda size: ops.patch_shape(size, 1.0, 30.0), [(4,)]),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_tensors_that_hold_no_numbers(name):
+    """Nothing is looked at where shapes are worked out or a graph is traced."""
+    function, sizes = PUBLIC[name]
+    inputs = wanting([torch.rand(size) for size in sizes])
+    real = function(*inputs)
+    with FakeTensorMode() as mode:
+        found = function(*map(mode.from_tensor, inputs))
+        assert (found.shape, found.dtype) == (real.shape, real.dtype)
+        found.sum().backward()
+    values = [value.detach() for value in inputs]
+    for how in ("real", "fake", "symbolic"):
+        traced = make_fx(function, tracing_mode=how)(*values)
+        assert traced(*values).shape == real.shape
+    captured = aot_function(function, lambda graph, _: graph)(*inputs)
+    assert captured.shape == real.shape
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
