@@ -318,7 +318,9 @@ def hyperparameter(value: Any, image: Tensor, trailing: tuple[int, ...], name: s
             f"or {each}, one per picture"
         )
     check_finite(value, name)
-    return value.reshape(-1, *trailing).to(arithmetic_dtype(image.dtype))
+    # Not by reshape(-1, ...): where vmap maps over nothing, -1 could be any number.
+    value = value if value.dim() > len(trailing) else value.unsqueeze(0)
+    return value.to(arithmetic_dtype(image.dtype))
 
 
 def _beside(image: Tensor, value: Any, name: str) -> Tensor:

@@ -77,8 +77,9 @@ def mean_distance_loss(train: Tensor, augmented: Tensor, test: Tensor) -> Tensor
         torch.promote_types(torch.promote_types(train.dtype, augmented.dtype), test.dtype)
     )
     loss = _mean_distance_loss(train.to(dtype), augmented.to(dtype), test.to(dtype))
-    # Finite embeddings have a finite loss, which is quicker to look at than all of them.
-    if holds(loss, lambda number: not math.isfinite(number.item())):
+    # Finite embeddings have a finite loss, which is quicker to look at than all of them. Under vmap
+    # there are several.
+    if holds(loss, lambda n: not math.isfinite(n.sum().item() if n.dim() else n.item())):
         for name, rows in sets.items():
             check_finite(rows, name)
         raise ValueError(

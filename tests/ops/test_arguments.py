@@ -129,6 +129,26 @@ def test_a_number_that_is_not_finite_is_found_under_torch_func():
         torch.func.grad(mean_distance_loss, 2)(ROWS, ROWS + 1, torch.full((2, 2), NAN))
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_vmap_of_the_picture_ops_over_hyperparameters(count):
+    """Each has its number of dimensions, and no size has to be guessed where there is nothing."""
+    angles, shapes = torch.linspace(0, 90, count), torch.rand(count, 3)
+    centers = torch.rand(count, 2, 2)  # one per picture
+    turned = torch.vmap(lambda a: rotate(IMAGE, a))(angles)
+    cut = torch.vmap(lambda s, c: cutdiff(IMAGE, s, c))(shapes, centers)
+    assert turned.shape == cut.shape == (count, *IMAGE.shape)
+
+
+def test_vmap_of_the_loss():
+    """It is looked at for numbers that are not finite, of which there are several then."""
+    sets = [torch.rand(4, 3, 2) for _ in range(3)]
+    for found, *one in zip(torch.vmap(mean_distance_loss)(*sets), *sets, strict=True):
+        torch.testing.assert_close(found, mean_distance_loss(*one))
+    sets[1][2, 1, 0] = INF
+    with pytest.raises(ValueError, match="augmented has NaN"):
+        torch.vmap(mean_distance_loss)(*sets)
+
+
 @pytest.mark.parametrize("number", [30.0, 30])
 def test_a_number_is_not_copied_to_the_device(number, monkeypatch):
     """The copy would wait for a GPU, and could not be captured in a graph."""
