@@ -261,12 +261,20 @@ def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def not_floating(value: Any) -> str | None:
+    """What ``value`` is if it is not a dense floating-point tensor; None if it is."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.dtype not in FLOATING:
+        return str(value.dtype)
+    return None if value.layout == torch.strided else str(value.layout)
+
+
 def check_floating(value: Any, name: str, dimensions: str) -> None:
-    """Raise unless ``value`` is a floating-point tensor with as many dimensions as are named."""
-    if not isinstance(value, Tensor) or value.dtype not in FLOATING:
-        found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+    """Raise unless ``value`` is a dense floating-point tensor with as many dimensions as named."""
+    if found := not_floating(value):
         raise TypeError(
-            f"{name} is {found}; expected a tensor {dimensions} of float32, float64, float16 "
+            f"{name} is {found}; expected a dense tensor {dimensions} of float32, float64, float16 "
             "or bfloat16"
         )
     if value.dim() != dimensions.count(",") + 1:
@@ -352,8 +360,8 @@ def as_floating(
             raise TypeError(
                 f"{name} is {value!r}; expected a number or a floating-point tensor"
             ) from error
-    if value.dtype not in FLOATING:
-        raise TypeError(f"{name} is {value.dtype}; expected a floating-point tensor")
+    if found := not_floating(value):
+        raise TypeError(f"{name} is {found}; expected a dense floating-point tensor")
     return value
 
 

@@ -76,6 +76,7 @@ def suits_winograd(image: Tensor, weight: Tensor) -> bool:
     tiles = _tiles(height, width)
     return (
         image.device.type == weight.device.type == "cpu"
+        and image.layout == weight.layout == torch.strided
         and image.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and all(n >= LEAST_CHANNELS and n % LANES == 0 for n in weight.shape[:2])

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from stssad_fast.ops._operators import FLOATING, as_floating, check_finite, check_positive
+from stssad_fast.ops._operators import as_floating, check_finite, check_positive, not_floating
 
 
 def patch_shape(size: Tensor | float, aspect: Tensor | float, angle: Tensor | float) -> Tensor:
@@ -63,9 +63,8 @@ def patch_parameters(shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         TypeError: not a floating-point tensor.
         ValueError: its last dimension is not 3.
     """
-    if not isinstance(shape, Tensor) or shape.dtype not in FLOATING:
-        found = shape.dtype if isinstance(shape, Tensor) else type(shape).__name__
-        raise TypeError(f"shape is {found}; expected a floating-point tensor (..., 3)")
+    if found := not_floating(shape):
+        raise TypeError(f"shape is {found}; expected a dense floating-point tensor (..., 3)")
     if shape.shape[-1:] != (3,):
         raise ValueError(f"shape has shape {tuple(shape.shape)}; expected (..., 3): l11, l21, l22")
     l11, l21, l22 = shape.unbind(-1)

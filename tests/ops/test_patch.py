@@ -146,7 +146,7 @@ def test_the_angle_must_be_finite(angle):
 @pytest.mark.parametrize(
     ("value", "error", "words"),
     [
-        (torch.tensor(1), TypeError, "is torch.int64; expected a floating-point tensor"),
+        (torch.tensor(1), TypeError, "is torch.int64; expected a dense floating-point tensor"),
         ("a", TypeError, "is 'a'; expected a number or a floating-point tensor"),
         (None, TypeError, "is None"),
         (1e39, ValueError, r"is 1e\+39; expected at most 3.4e\+38, for torch.float32"),
@@ -167,7 +167,7 @@ def test_large_whole_numbers_are_numbers(assert_close):
 @pytest.mark.parametrize(
     ("shape", "error", "words"),
     [
-        ([0.1, 0, 0.1], TypeError, r"shape is list; expected a floating-point tensor \(..., 3\)"),
+        ([0.1, 0, 0.1], TypeError, r"is list; expected a dense floating-point tensor \(..., 3\)"),
         (torch.tensor([1, 0, 1]), TypeError, "shape is torch.int64"),
         (torch.rand(2), ValueError, r"shape has shape \(2,\); expected \(..., 3\)"),
         (torch.rand(()), ValueError, r"shape has shape \(\)"),
