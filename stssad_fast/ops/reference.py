@@ -255,6 +255,12 @@ def _centred(
     return rows, list(rows.split([len(s) for s in sets])), _norm(rows.reshape(1, -1))[0][0, 0], unit
 
 
+def _mean(rows: Tensor) -> Tensor:
+    """The mean of the rows, measured from the first one: of equal rows it is exactly that row."""
+    first = rows[0].detach()
+    return first + (rows - first).mean(0)
+
+
 def _norm(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Norm (N, 1) and direction (N, D) of each row; both 0, gradient included, for a zero row."""
     square = (rows * rows).sum(-1, keepdim=True)
@@ -279,7 +285,7 @@ def mean_distance_loss(train: Tensor, augmented: Tensor, test: Tensor) -> Tensor
     """
     rows = len(train) + len(augmented) + len(test)
     _, (train, augmented, test), total, _ = _centred(train, augmented, test)
-    distances = _norm(test - train.mean(0))[0] + _norm(test - augmented.mean(0))[0]
+    distances = _norm(test - _mean(train))[0] + _norm(test - _mean(augmented))[0]
     equal = total == 0
     return torch.where(
         equal, 0.0, distances.mean() / 2 * rows**0.5 / torch.where(equal, 1.0, total)
@@ -298,8 +304,8 @@ def mean_distance_loss_backward(
     rows, (train, augmented, test), total, unit = _centred(train, augmented, test)
     equal = total == 0
     safe = torch.where(equal, 1.0, total)
-    to_train, u = _norm(test - train.mean(0))
-    to_augmented, v = _norm(test - augmented.mean(0))
+    to_train, u = _norm(test - _mean(train))
+    to_augmented, v = _norm(test - _mean(augmented))
     s = len(rows) ** 0.5 / safe
     loss = s * (to_train + to_augmented).mean() / 2
     share = s / (2 * len(test))

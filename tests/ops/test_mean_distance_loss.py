@@ -240,6 +240,20 @@ def test_a_distance_of_zero_has_subgradient_zero(loss, assert_close):
     assert_close(gradient, torch.zeros_like(gradient))
 
 
+@pytest.mark.parametrize("copies", [3, 7, 17])
+@pytest.mark.parametrize("graph", [False, True])
+def test_equal_rows_where_the_test_rows_are(backend, copies, graph, assert_close):
+    """Their mean is that row, and no row a rounding error away, which would have a direction."""
+    ones = torch.ones(2, 8)
+    sets = [torch.zeros(copies, 8), torch.cat([ones, -3 * ones]), torch.zeros(2, 8)]
+    _, expected = loss_and_gradients(reference.mean_distance_loss, *(s.double() for s in sets))
+    for point in torch.randn(5, 8, generator=torch.Generator().manual_seed(0)):
+        leaves = [(s + point).requires_grad_() for s in sets]
+        value = backend.mean_distance_loss(*leaves)
+        found = torch.cat(torch.autograd.grad(value, leaves, create_graph=graph))
+        assert_close(found.detach(), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_is_computed_in_float32(dtype, assert_close):
     sets = [s.to(dtype) for s in draw()]
