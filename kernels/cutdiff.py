@@ -98,6 +98,13 @@ def _channel(first_element, REPEAT: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def _reciprocal(std, TINY: tl.constexpr):
+    """``1 / std``. Subnormal ones count as the smallest normal number, so that 0 / std is 0."""
+    value = tl.load(std)
+    return 1.0 / tl.where(tl.abs(value) < TINY, TINY, value)
+
+
+@triton.jit
 def _forward(
     image,
     result,
@@ -125,6 +132,7 @@ def _forward(
     DTYPE: tl.constexpr,
     SMALLEST: tl.constexpr,
     CUTOFF: tl.constexpr,
+    TINY: tl.constexpr,
     NORMALIZE: tl.constexpr,
     REPEAT: tl.constexpr,
     ROWS: tl.constexpr,
@@ -149,7 +157,7 @@ def _forward(
         cut = tl.load(image + source, inside, 0.0).to(DTYPE) - p
         cut = tl.where(cut < 0, 0.0, tl.where(cut > 1, 1.0, cut))
         if NORMALIZE:
-            cut = (cut - tl.load(mean + channel)) * (1.0 / tl.load(std + channel))
+            cut = (cut - tl.load(mean + channel)) * _reciprocal(std + channel, TINY)
             channel += 1
         tl.store(result + target, cut.to(result.dtype.element_ty), inside)
         image += image_plane
@@ -195,6 +203,7 @@ def _backward(
     DTYPE: tl.constexpr,
     SMALLEST: tl.constexpr,
     CUTOFF: tl.constexpr,
+    TINY: tl.constexpr,
     SCALE: tl.constexpr,
     LIMIT: tl.constexpr,
     NEED_IMAGE: tl.constexpr,
@@ -235,7 +244,7 @@ def _backward(
         cut = tl.load(image + source, wanted, 0.0).to(DTYPE) - p
         passed = tl.load(grad + incoming, wanted, 0.0).to(DTYPE)
         if NORMALIZE:
-            passed *= 1.0 / tl.load(std + channel)
+            passed *= _reciprocal(std + channel, TINY)
             channel += 1
         passed = tl.where((cut > 0) & (cut < 1), passed, 0.0)
         if NEED_IMAGE:
@@ -391,13 +400,14 @@ def _offset(tiling: Plan, *strides: tuple[int, int, int, int]) -> tl.dtype:
 
 
 def _constants(shape: Tensor) -> dict[str, object]:
-    """Arithmetic dtype, the smallest diagonal of a regular shape, and the end of the patch."""
+    """Arithmetic dtype and its smallest normal number; where a shape and a patch end."""
     double = shape.dtype == torch.float64
     tiny = torch.finfo(shape.dtype).tiny
     return {
         "DTYPE": tl.float64 if double else tl.float32,
         "SMALLEST": tiny**0.25,
         "CUTOFF": -2 * math.log(torch.finfo(shape.dtype).eps),
+        "TINY": tiny,
     }
 
 

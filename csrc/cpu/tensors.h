@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -88,7 +89,7 @@ struct Normalization {
     const T *m = means->const_data_ptr<T>(), *d = deviations->const_data_ptr<T>();
     for (int64_t c = 0; c < channels; ++c) {
       mean[c] = m[c];
-      scale[c] = 1 / d[c];
+      scale[c] = 1 / std::max(d[c], std::numeric_limits<T>::min());  // 0 / d is 0, not 0 * Inf
     }
   }
 };

@@ -12,6 +12,7 @@
 #include <torch/csrc/stable/macros.h>
 
 #include <algorithm>
+#include <cfloat>
 #include <tuple>
 #include <vector>
 
@@ -87,12 +88,14 @@ struct Angles {
 };
 
 // 1 / x without the slow path for numbers outside of the normal range: a call, around which a
-// thread's registers are saved.
+// thread's registers are saved. Smaller ones count as the smallest, so that 0 / x is 0.
 __device__ float reciprocal(float x) {
+  x = fabsf(x) < FLT_MIN ? FLT_MIN : x;
   const float estimate = __fdividef(1.0f, x);
   return estimate * (2.0f - x * estimate);
 }
 __device__ double reciprocal(double x) {
+  x = fabs(x) < DBL_MIN ? DBL_MIN : x;
   double estimate;  // of 20 bits, which each step doubles
   asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(estimate) : "d"(x));
   estimate *= 2.0 - x * estimate;

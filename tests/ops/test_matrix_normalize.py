@@ -86,6 +86,18 @@ def test_no_channel_and_no_pixel(op, backend):
             assert not part.any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_subnormal_deviation(op, backend, dtype):
+    """What is equal to the mean is 0, and so is a gradient of 0; 1 / std would be infinite."""
+    image, *rest = prepared(MAKE[op]((2, 2, 3, 4)).inputs, dtype, backend.device)
+    image = torch.zeros_like(image)  # zeros stay zeros
+    tiny = torch.finfo(dtype).tiny * rest[0].new_tensor([2**-10, 2**-20])
+    leaves = wanting([image, *rest])
+    found = backend.op(op)(*leaves, torch.zeros_like(tiny), tiny)
+    for part in (found, *torch.autograd.grad(found, leaves, torch.zeros_like(found))):
+        assert not part.any()  # of NaN there are some
+
+
 def test_derivatives(op, registration):
     inputs = prepared(MAKE[op]((1, 2, 3, 3)).inputs, device=registration.device)
     mean, std = constants(inputs[0])
