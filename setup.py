@@ -163,6 +163,13 @@ def native(choice: str, backend: str) -> dict[str, Any]:
     return {"ext_modules": [extension(backend)], "cmdclass": {"build_ext": Build}}
 
 
+def forget() -> None:
+    """Remove the extension that was built in place: an old one must not pass for this build's."""
+    for suffix in ("so", "pyd"):
+        for old in Path("stssad_fast").glob(f"_C.*{suffix}"):
+            old.unlink()
+
+
 def main() -> None:
     """Decide what to build, and hand over to setuptools."""
     try:
@@ -170,6 +177,8 @@ def main() -> None:
         backend, reason = plan(choice)
     except BuildError as error:
         raise SystemExit(f"stssad-fast: {error}") from None
+    if {"editable_wheel", "--inplace"} & set(sys.argv):
+        forget()
     if reason and not {"egg_info", "dist_info"} & set(sys.argv):  # pip asks those first
         notice(backend, reason)
     kernels = ["kernels", *(f"kernels.{name}" for name in find_packages("kernels"))]

@@ -167,6 +167,30 @@ def test_the_command_ends_with_one_sentence(tmp_path):
     assert "STSSAD_FAST_BUILD='gpu' is not one of" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "stays"),
+    [
+        (["editable_wheel"], False),
+        (["build_ext", "--inplace"], False),
+        (["bdist_wheel"], True),
+        (["dist_info"], True),
+    ],
+)
+def test_what_an_earlier_build_in_place_left(setup, monkeypatch, tmp_path, command, stays):
+    """It would be loaded, although this build makes none."""
+    package = tmp_path / "stssad_fast"
+    package.mkdir()
+    old, other = package / "_C.cpython-311-x86_64-linux-gnu.so", package / "other.so"
+    for file in (old, other):
+        file.touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STSSAD_FAST_BUILD", "off")
+    monkeypatch.setattr(sys, "argv", ["setup.py", *command])
+    monkeypatch.setattr(setup, "setup", lambda **_: None)
+    setup.main()
+    assert old.exists() == stays and other.exists()
+
+
 def test_kernels_are_installed_inside_the_package():
     import stssad_fast.kernels
 
