@@ -158,6 +158,10 @@ def native(choice: str, backend: str) -> dict[str, Any]:
                 if choice != "auto":
                     raise
                 self.extensions: list[Any] = []
+                self.distribution.ext_modules = []
+                wheel = self.distribution.get_command_obj("bdist_wheel", create=False)
+                if wheel is not None:  # for any machine, though it expected an extension
+                    wheel.root_is_pure = True
                 notice("off", f"the compiler failed ({error})")
 
     return {"ext_modules": [extension(backend)], "cmdclass": {"build_ext": Build}}

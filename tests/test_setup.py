@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,31 @@ def test_what_an_earlier_build_in_place_left(setup, monkeypatch, tmp_path, comma
     monkeypatch.setattr(setup, "setup", lambda **_: None)
     setup.main()
     assert old.exists() == stays and other.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the compiler is another one there")
+def test_a_wheel_without_an_extension_is_for_any_machine(setup, tmp_path):
+    if setup.torch_missing():
+        pytest.skip("it is not tried")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("csrc", "kernels"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "stssad_fast").mkdir()
+    (tmp_path / "stssad_fast" / "__init__.py").touch()
+    result = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "bdist_wheel"],
+        env={**os.environ, "CC": "false", "CXX": "false", "STSSAD_FAST_BUILD": "auto"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "native operators off: the compiler failed" in result.stderr
+    (wheel,) = (tmp_path / "dist").iterdir()
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"stssad_fast/__init__.py", "stssad_fast/kernels/__init__.py"} <= set(names)
 
 
 def test_kernels_are_installed_inside_the_package():
