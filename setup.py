@@ -122,6 +122,9 @@ def extension(backend: str) -> Any:
         macros += [("USE_CUDA", None)]  # torch's headers then declare what has to do with streams
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
     kind = CUDAExtension if backend == "cuda" else CppExtension
+    # Python's own flags ask for debug information, six sevenths of the library; CFLAGS still can.
+    asked = any(flag.startswith("-g") for flag in os.environ.get("CFLAGS", "").split())
+    debug = [] if asked or sys.platform == "win32" else ["-g0"]
     # The sources are C++20, which torch 2.13 adds by itself; 2.11 adds C++17.
     standard = ["-std=c++20"] if torch_version() < (2, 13) and sys.platform != "win32" else []
     return kind(
@@ -130,7 +133,7 @@ def extension(backend: str) -> Any:
         include_dirs=[str(Path("csrc").resolve())],
         depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
         define_macros=macros,
-        extra_compile_args={"cxx": [*CXX_FLAGS, *standard], "nvcc": ["-O3", *standard]},
+        extra_compile_args={"cxx": [*CXX_FLAGS, *debug, *standard], "nvcc": ["-O3", *standard]},
     )
 
 

@@ -217,6 +217,18 @@ def test_a_wheel_without_an_extension_is_for_any_machine(setup, tmp_path):
     assert {"stssad_fast/__init__.py", "stssad_fast/kernels/__init__.py"} <= set(names)
 
 
+@pytest.mark.parametrize(
+    ("flags", "found"), [(None, ["-g0"]), ("-O1 -fno-gnu-tm", ["-g0"]), ("-O1 -g1", [])]
+)
+def test_debug_information_where_it_is_asked_for(setup, monkeypatch, flags, found):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("CFLAGS", raising=False)
+    if flags is not None:
+        monkeypatch.setenv("CFLAGS", flags)
+    compiled = setup.extension("cpu").extra_compile_args["cxx"]
+    assert [flag for flag in compiled if flag.startswith("-g")] == found
+
+
 def test_kernels_are_installed_inside_the_package():
     import stssad_fast.kernels
 
