@@ -28,6 +28,7 @@ class AutoEncoder(Trained[ConvAutoEncoder]):
         epochs: passes over the training pictures; 256 as published.
         batch_size: pictures per update; a single one left over waits for the next epoch.
         learning_rate: of Adam.
+        weight_decay: factor of the weights in Adam's gradient, 0 or more.
         random_state: seed; with an int, two fits on a CPU are equal to the last bit.
         device: ``"auto"`` (a GPU if there is one), or a torch device.
 
@@ -45,6 +46,7 @@ class AutoEncoder(Trained[ConvAutoEncoder]):
         epochs: int = 100,
         batch_size: int = 32,
         learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
         random_state: int | np.random.RandomState | None = None,
         device: str | torch.device = "auto",
     ) -> None:
@@ -55,6 +57,7 @@ class AutoEncoder(Trained[ConvAutoEncoder]):
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
         self.random_state = random_state
         self.device = device
 

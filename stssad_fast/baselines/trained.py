@@ -38,16 +38,16 @@ class Trained(Baseline, Generic[Network]):
         "epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
         "random_state": ["random_state"],
     }
-
-    weight_decay: ClassVar[float] = 0.0
 
     augmentation: str | nn.Module = "identity"
     augmentation_settings: Mapping[str, float] | None = None
     epochs: int
     batch_size: int
     learning_rate: float
+    weight_decay: float = 0.0
     random_state: int | np.random.RandomState | None
 
     network_: Network

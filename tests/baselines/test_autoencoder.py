@@ -14,9 +14,11 @@ from stssad_fast.detectors import ConvAutoEncoder
 SMALL = {"width": 2, "hidden": 6, "epochs": 2, "batch_size": 4, "random_state": 3, "device": "cpu"}
 
 
-def test_without_an_augmentation_training_is_that_of_an_autoencoder(halves, train_by_hand):
+@pytest.mark.parametrize("decay", [{}, {"weight_decay": 0.5}])
+def test_without_an_augmentation_training_is_that_of_an_autoencoder(halves, train_by_hand, decay):
     images = halves(8, "left")
-    model = AutoEncoder(**SMALL).fit(images)
+    model = AutoEncoder(**SMALL, **decay).fit(images)
+    assert model.weight_decay == decay.get("weight_decay", 0)
     expected = train_by_hand(
         lambda: ConvAutoEncoder(1, (16, 16), 2, 6),
         lambda network, x: (network(x) - x).square().flatten(1).mean(1).mean(),
@@ -129,3 +131,9 @@ def test_wrong_augmentations(halves, augmentation, settings, words):
         AutoEncoder(augmentation, augmentation_settings=settings, **SMALL).fit(halves(4, "left"))
     with pytest.raises(ValueError, match="augmentation"):
         AutoEncoder(7, **SMALL).fit(halves(4, "left"))
+
+
+@pytest.mark.parametrize("decay", [-1e-5, "much"])
+def test_wrong_weight_decay(halves, decay):
+    with pytest.raises(ValueError, match="weight_decay"):
+        AutoEncoder(weight_decay=decay, **SMALL).fit(halves(4, "left"))

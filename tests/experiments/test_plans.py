@@ -165,6 +165,7 @@ def test_a_backbone_takes_the_place_of_the_resnet_in_every_trained_method():
                 "learning_rate": 0.001,
                 "augmentation": "identity",
                 "augmentation_settings": None,
+                "weight_decay": 0.0,
             },
         ),
         ("deep_svdd", DeepSVDD, {"hidden": 128, "learning_rate": 0.0001}),
