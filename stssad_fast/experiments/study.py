@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,34 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 """Parameters of each detector: "small", for a CPU, and "paper" (Appendix A and the code of the
 detectors' authors)."""
 
+HYPERPARAMETERS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "small": {
+        "epochs": (15, 30),
+        "width": (16, 32),
+        "weight_decay": (1e-5, 5e-5),
+        "hidden": (16, 32),
+    },
+    "paper": {
+        "epochs": (64, 128),
+        "width": (128, 256),
+        "weight_decay": (1e-5, 5e-5),
+        "hidden": (64, 128),
+    },
+}
+"""The 16 settings of DAE in Obs. 2, all combinations. "paper": as printed, its "number of features"
+being that of the first block; "small": in the ratio of the two presets, weight decay alike."""
+
+
+def hyperparameters(config: Mapping[str, Any]) -> str:
+    """Those of :data:`HYPERPARAMETERS` in a job's configuration, as text.
+
+    "" for a job with the preset's own, which names no weight decay.
+    """
+    own, names = config.get("parameters", {}), HYPERPARAMETERS["paper"]
+    if not names.keys() <= own.keys():
+        return ""
+    return ", ".join(f"{name.replace('_', ' ')} {own[name]:g}" for name in names)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -111,11 +140,14 @@ class Comparison:
         detectors: keys of :data:`DETECTORS`.
         augmentations: what they are trained with; the identity is left out for one without a
             vanilla form.
+        varied: values of parameters, of which every combination is trained in the place of
+            the preset's; none: the preset's.
     """
 
     parts: Sequence[Part]
     detectors: Sequence[str]
     augmentations: Sequence[Named]
+    varied: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 def plan(
@@ -158,21 +190,23 @@ def _of(
     seed: int,
     parameters: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[Job]:
-    for part, data, tasks in parts:
-        for augmentation in comparison.augmentations:
-            for detector in comparison.detectors:
-                if augmentation == IDENTITY and DETECTORS[detector].vanilla is None:
-                    continue
-                config = {
-                    "data": data,
-                    "tasks": tasks,
-                    "detector": detector,
-                    "augmentation": str(augmentation),
-                    "parameters": _resolved(parameters[detector], augmentation),
-                    "seed": seed,
-                }
-                label = f"{part.names('*')} · {detector} · {augmentation.title} · seed {seed}"
-                yield Job(config, label, detector, {"data": part.source})
+    names, values = comparison.varied.keys(), comparison.varied.values()
+    settings = [dict(zip(names, chosen, strict=True)) for chosen in product(*values)]
+    every = product(settings, parts, comparison.augmentations, comparison.detectors)
+    for setting, (part, data, tasks), augmentation, detector in every:
+        if augmentation == IDENTITY and DETECTORS[detector].vanilla is None:
+            continue
+        config = {
+            "data": data,
+            "tasks": tasks,
+            "detector": detector,
+            "augmentation": str(augmentation),
+            "parameters": _resolved({**parameters[detector], **setting}, augmentation),
+            "seed": seed,
+        }
+        label = f"{part.names('*')} · {detector} · {augmentation.title} · seed {seed}"
+        label += f" · {hyperparameters(config)}" if setting else ""
+        yield Job(config, label, detector, {"data": part.source})
 
 
 def _resolved(parameters: Mapping[str, Any], augmentation: Named) -> dict[str, Any]:

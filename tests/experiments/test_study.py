@@ -9,6 +9,7 @@ import torch
 from stssad_fast.augment.catalogue import Named
 from stssad_fast.errors import InputError
 from stssad_fast.experiments import study, testbeds
+from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.study import DETECTORS, PRESETS, Comparison
 from stssad_fast.experiments.testbeds import IDENTITY
 
@@ -26,6 +27,18 @@ TINY = {
         "views_per_batch": 64,
     },
 }
+KEYS = {
+    "small": [
+        "73dc6dfe71e9a6b4cf70d59a0258214b",
+        "2bab9da5349dac1b767123f48494bae9",
+        "56802cdebac47e0049fe6dd7b1e468cb",
+    ],
+    "paper": [
+        "5b1506cb3da1eb743c30812acd659765",
+        "8b134befe97695f2c2bf125d20dd41ba",
+        "2590ceb0e8f678bf69797e2d6ebbe2e4",
+    ],
+}
 
 
 def test_every_detector_has_a_job_for_each_augmentation_and_training_set():
@@ -42,6 +55,44 @@ def test_what_comparisons_share_is_done_once():
     parts = [Comparison(ONE, ["DAE"], [IDENTITY, FLIP]), Comparison(ONE, ["DAE"], squares)]
     texts = [job.config["augmentation"] for job in study.plan(parts, [0], TINY)]
     assert texts == ["identity", "flip", "cutout:size=0.2"]
+
+
+def test_keys_stay_as_they_are():
+    """Results of other machines and earlier versions are found by them."""
+    comparison = Comparison(ONE, list(DETECTORS), [FLIP])
+    for preset, keys in KEYS.items():
+        configs = [job.config for job in study.plan([comparison], [0], PRESETS[preset])]
+        for config in configs:  # of pictures that every machine makes alike to a rounding only
+            config["data"]["digest"] = "0"
+        assert [Job(config, "", "").key for config in configs] == keys
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_dae_is_trained_under_sixteen_settings(preset):
+    varied = study.HYPERPARAMETERS[preset]
+    jobs = study.plan([Comparison(PARTS, ["DAE"], [IDENTITY, FLIP], varied)], [0], PRESETS[preset])
+    assert len(jobs) == len({job.key for job in jobs}) == 16 * 2 * 2
+    # whole settings first, so that what an interrupted run leaves can be compared
+    texts = [study.hyperparameters(job.config) for job in jobs]
+    assert texts == [text for text in dict.fromkeys(texts) for _ in range(4)]
+    own = [job.config["parameters"] for job in jobs]
+    for name, values in varied.items():
+        assert Counter(each[name] for each in own) == {value: 32 for value in values}
+    kept = PRESETS[preset]["DAE"].keys() - varied.keys()
+    assert all(each[name] == PRESETS[preset]["DAE"][name] for each in own for name in kept)
+    assert "weight decay 1e-05" in jobs[0].label
+    plain = study.plan([Comparison(ONE, ["DAE"], [FLIP])], [0], PRESETS[preset])
+    assert [study.hyperparameters(job.config) for job in plain] == [""]
+
+
+def test_the_settings_are_the_papers_and_in_its_ratio_to_the_small_ones():
+    small, paper = study.HYPERPARAMETERS["small"], study.HYPERPARAMETERS["paper"]
+    printed = {"epochs": (64, 128), "width": (128, 256), "hidden": (64, 128)}
+    assert paper == printed | {"weight_decay": (1e-5, 5e-5)}
+    for name in printed:
+        ratio = PRESETS["small"]["DAE"][name] / PRESETS["paper"]["DAE"][name]
+        assert small[name] == tuple(ratio * value for value in paper[name])
+    assert small["weight_decay"] == paper["weight_decay"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
