@@ -12,7 +12,7 @@ from stssad_fast.augment import catalogue
 from stssad_fast.augment.catalogue import Named
 from stssad_fast.experiments.relative import Relative, relative
 from stssad_fast.experiments.store import Record
-from stssad_fast.experiments.study import DETECTORS
+from stssad_fast.experiments.study import DETECTORS, hyperparameters
 from stssad_fast.experiments.testbeds import GENERATORS, IDENTITY, SEMANTIC
 
 VANILLA = str(IDENTITY)
@@ -29,6 +29,7 @@ class Result:
         normal: number of the normal class.
         test, task: name of the test set in its job, and in tables.
         seed: of the job.
+        hyperparameters: as text, where the job tries others than the preset's (Obs. 2); else "".
         values: what the job found on this test set.
         record: the job.
     """
@@ -40,6 +41,7 @@ class Result:
     test: str
     task: str
     seed: int
+    hyperparameters: str
     values: Mapping[str, Any]
     record: Record
 
@@ -60,6 +62,7 @@ def results(records: Iterable[Record]) -> list[Result]:
             test,
             task,
             record.config["seed"],
+            hyperparameters(record.config),
             record.values["tests"][test],
             record,
         )

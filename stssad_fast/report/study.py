@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from stssad_fast.augment.catalogue import Named
 from stssad_fast.checkpoint import write_text
 from stssad_fast.experiments import study_tables as tables
 from stssad_fast.experiments.findings import findings, is_cutout_c
+from stssad_fast.experiments.hyperparameters import DETECTOR, varied
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.relative import Relative
 from stssad_fast.experiments.store import Record, Store
@@ -50,33 +52,38 @@ def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
         InputError: a file cannot be written.
     """
     records = [store.done[job.key] for job in jobs if job.key in store.done]
-    found = results(records)
-    grids = [grid for grid in _grids(found, records) if grid.rows]
+    every = results(records)
+    found = [result for result in every if not result.hyperparameters]
+    others = [result for result in every if result.hyperparameters]
+    grids = [grid for grid in _grids(found, others, records) if grid.rows]
     write_text(out / TABLE, "\n".join(grid.markdown() for grid in grids))
     for grid in grids:
         write_text(out / f"{grid.name}.md", grid.markdown(heading=False))
-    write_text(out / "runs.csv", tables.results_csv(found))
+    write_text(out / "runs.csv", tables.results_csv(every))
     write_text(out / "relative.csv", tables.relative_csv(found))
     return write_run(
         out,
         "Which augmentation finds which anomalies",
         jobs,
         store,
-        figures=[*_plots(found), *_case_plots(found, store)],
+        figures=[*_plots(found), *_varied_plots(others), *_case_plots(found, store)],
         settings=shared_settings(jobs, _settings),
         grids=grids,
         footer="Labels serve only to measure the AUC; no detector sees one.",
     )
 
 
-def _grids(found: Sequence[Result], records: Sequence[Record]) -> list[Grid]:
+def _grids(
+    found: Sequence[Result], others: Sequence[Result], records: Sequence[Record]
+) -> list[Grid]:
     plain = [a for a in augmentations(found) if not is_cutout_c(Named.parse(a))]
     encoders = [r.config["encoder"] for r in records if "encoder" in r.config]
     distances = distance_table(records)
     return [
-        tables.findings_table(findings(found)),
+        tables.findings_table(findings(found, others)),
         tables.auc_table(found, plain),
         tables.relative_table(found),
+        tables.hyperparameter_table(others),
         *([tables.distance_grid(distances, encoders[0])] if encoders else []),
         agreement_table([record for record in records if "candidate" in record.config]),
     ]
@@ -95,11 +102,10 @@ def _plots(found: Sequence[Result]) -> list[Plot]:
             panels = {d: _chosen(rows, swept) for d, rows in compared.items()}
             panels = {d: rows for d, rows in panels.items() if rows}
             if panels and (not swept or kind == "cutout"):
-                what = "other classes" if kind == SEMANTIC else f"by {generator_title(kind)}"
                 plots.append(
                     Plot(
                         name.replace("_", "-"),
-                        f"{title}: anomalies {what}",
+                        f"{title}: anomalies {_what(kind)}",
                         "Small dots: tasks. Large dot and line: pseudo-median and its 95 % "
                         "interval. p: one-sided Wilcoxon signed-rank test; bold: the augmentation "
                         "helps (p < 0.05) or harms (p > 0.95).",
@@ -107,6 +113,35 @@ def _plots(found: Sequence[Result]) -> list[Plot]:
                     )
                 )
     return [*plots, *_bias(found)]
+
+
+def _varied_plots(others: Sequence[Result]) -> list[Plot]:
+    """Relative AUC whatever the hyperparameters, by generator."""
+    plots = []
+    for kind in generators(others):
+        rows = varied(others, kind)
+        # a dot for each setting, of which there are 16, not for each of its many tasks
+        shown = {
+            augmentation: replace(row.pooled, differences=np.array([*row.medians.values()]))
+            for augmentation, row in rows.items()
+        }
+        if shown:
+            plots.append(
+                Plot(
+                    f"hyperparameters-{kind}".replace("_", "-"),
+                    f"Relative AUC with other hyperparameters (Fig. 4b): anomalies {_what(kind)}",
+                    "AE has the hyperparameters of DAE. Small dots: settings, the pseudo-median of "
+                    "each. Large dot and line: that of all pairs of a task and a setting, and its "
+                    "95 % interval. p: one-sided Wilcoxon signed-rank test. Both take the pairs of "
+                    "a task for independent, as the study does.",
+                    relative_auc({DETECTOR: shown}, {DETECTOR: DETECTORS[DETECTOR].vanilla or ""}),
+                )
+            )
+    return plots
+
+
+def _what(kind: str) -> str:
+    return "other classes" if kind == SEMANTIC else f"by {generator_title(kind)}"
 
 
 def _chosen(rows: dict[str, Relative], swept: bool) -> dict[str, Relative]:

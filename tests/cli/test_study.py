@@ -20,6 +20,8 @@ TINY = {
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(study.PRESETS, "small", TINY)
+    few = {"epochs": (8,), "width": (4,), "weight_decay": (1e-5, 5e-5), "hidden": (4,)}
+    monkeypatch.setitem(study.HYPERPARAMETERS, "small", few)
     monkeypatch.setattr("stssad_fast.cli.study.SWEEP", (0.2,))
     monkeypatch.setattr(study_cases, "STEPS", 250)
     monkeypatch.setattr(recommending, "PARAMETERS", {"depth": 10, "width": 2, "steps": 2})
@@ -78,6 +80,33 @@ def test_a_run_on_digits_is_widened_and_not_done_again(cli, tmp_path):
     assert "rebuilt-cutout" not in (out / "index.html").read_text()
 
 
+def test_other_hyperparameters_have_a_table_and_a_figure_of_their_own(cli, tmp_path):
+    out = tmp_path / "run"
+    arguments = [*options(out), "--detectors", "DAE"]
+    cli.accepted(*arguments)
+    alone = (out / "relative.md").read_text()
+    result = cli.accepted(*arguments, "--parts", "testbeds,hyperparameters")
+    assert "3 of 9 jobs were done before" in result.stderr  # two settings, three augmentations
+    assert (out / "relative.md").read_text() == alone
+    assert "| Flip | " in (out / "hyperparameters.md").read_text()
+    for name in ("hyperparameters-cutout", "hyperparameters-semantic", "relative-cutout"):
+        assert (out / f"figures/{name}.png").exists(), name
+    found = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
+    texts = [f"epochs 8, width 4, weight decay {decay}, hidden 4" for decay in ("1e-05", "5e-05")]
+    assert {line["hyperparameters"] for line in found} == {"", *texts}
+    page = (out / "index.html").read_text()
+    assert "Fig. 4b" in page and "Obs. 2" in page
+
+
+def test_other_hyperparameters_alone(cli, tmp_path):
+    out = tmp_path / "run"
+    arguments = options(out, "--parts", "hyperparameters", "--detectors", "AP")
+    assert "6 done, 0 failed" in cli.accepted(*arguments).stderr  # of DAE, whatever else is named
+    assert (out / "figures/hyperparameters-cutout.png").exists()
+    assert not (out / "figures/relative-cutout.png").exists()
+    assert not (out / "auc.md").exists()
+
+
 def test_classes_in_the_wild_of_a_file(cli, tmp_path, labelled):
     out = tmp_path / "run"
     arguments = ["study", "--data", labelled, "--generators", "", "--detectors", "DAE,DeepSAD"]
@@ -95,7 +124,7 @@ def test_classes_in_the_wild_of_a_file(cli, tmp_path, labelled):
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        (["--parts", "tame"], "'tame'; choose from testbeds, sweep, mmd"),
+        (["--parts", "tame"], "'tame'; choose from testbeds, sweep, hyperparameters, mmd"),
         (["--parts", ","], "--parts has"),
         (["--normal", "two"], "expected class numbers like 2,6"),
         (["--augmentations", "sepia"], "sepia"),

@@ -5,8 +5,9 @@ from stssad_fast.experiments.store import Record
 GENERATORS = ("cutout", "flip", "invert")
 
 
-def record(detector, augmentation, aucs, normal=0, seed=0, **more):
+def record(detector, augmentation, aucs, normal=0, seed=0, parameters=None, **more):
     """A job's line; ``aucs`` by test set: generators, or class numbers as text."""
+    parameters = parameters or {}
     made = set(aucs) <= set(GENERATORS)
     tests = {
         name: {"auc": auc, "normal": 1.0, "anomalous": 2.0, "silhouette": 0.1}
@@ -15,7 +16,7 @@ def record(detector, augmentation, aucs, normal=0, seed=0, **more):
     }
     values = {"tests": tests, "change": 0.0, "train": 1.0, "augmented": 1.0, "silhouette": 0.0}
     return Record(
-        key=f"{detector} {augmentation} {normal} {seed} {made}",
+        key=f"{detector} {augmentation} {normal} {seed} {made} {parameters}",
         config={
             "data": {
                 "reader": "testbeds",
@@ -25,7 +26,7 @@ def record(detector, augmentation, aucs, normal=0, seed=0, **more):
             "tasks": {test: f"{normal}{' ' if made else '/'}{test}" for test in aucs},
             "detector": detector,
             "augmentation": augmentation,
-            "parameters": {},
+            "parameters": parameters,
             "seed": seed,
         },
         label="",

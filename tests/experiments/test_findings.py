@@ -7,8 +7,9 @@ from stssad_fast.experiments.findings import findings
 from stssad_fast.experiments.study_results import results
 
 
-def said(records):
-    return {finding.name: " ".join(finding.evidence) for finding in findings(results(records))}
+def said(records, others=()):
+    told = findings(results(records), results(others))
+    return {finding.name: " ".join(finding.evidence) for finding in told}
 
 
 def made(gains, kind="flip"):
@@ -38,6 +39,51 @@ def test_observation_1_tells_the_best_size_and_where_harm_begins():
     text = said(made(gains, "cutout"))["Obs. 1"]
     assert "+0.128, at c = 0.2 and negative at c = 0.9" in text
     assert "rank correlation with c \u22120.800" in text
+
+
+def varied(*gains, kind="flip"):
+    """As :func:`made`, once for each setting, from which AE has 0.01 more than from the last."""
+    return [
+        pretended_study.record(
+            "DAE",
+            augmentation,
+            {kind: 0.6 + 0.01 * place + gain * (1 + k / 9)},
+            normal=k,
+            parameters={"epochs": place, "width": 1, "hidden": 1, "weight_decay": 1e-5},
+        )
+        for place, each in enumerate(gains)
+        for k in range(6)
+        for augmentation, gain in {"identity": 0, **each}.items()
+    ]
+
+
+def test_observation_2_compares_the_order_of_the_augmentations_between_settings():
+    best, other = ({"flip": 0.1, "noise": n, "invert": -0.1} for n in (0.0, 0.2))
+    text = said([], varied(best, best, other))["Obs. 2"]
+    assert "DAE with 3 settings, anomalies by Flip: Spearman" in text
+    assert "of 3 augmentations" in text
+    assert "is +0.667 on average and +0.500 at least; Flip is best in 2 of 3 settings" in text
+    assert "AE's AUC lies between 0.600 and 0.620" in text
+    assert "the preset +1.000; Flip" in said(made(best), varied(best, best))["Obs. 2"]
+    assert "the preset" not in said(made({"flip": 0.1}), varied(best, best))["Obs. 2"]
+
+
+def test_observation_2_tells_what_matters_more():
+    steady = [{"flip": 0.1, "noise": -0.1}] * 4
+    text = said([], varied(*steady, kind="1"))["Obs. 2"]
+    assert "is 0.181 over the augmentations (mean of the settings) and 0.000 over" in text
+    restless = [{"flip": 0.1 * k, "noise": 0.1 * k + 0.001} for k in range(4)]
+    text = said([], varied(*restless, kind="1"))["Obs. 2"]
+    assert "is 0.001 over the augmentations (mean of the settings) and 0.165 over" in text
+
+
+def test_observation_2_says_nothing_without_an_order():
+    gains = {"flip": 0.1, "noise": 0.0}
+    assert said([], varied(gains)) == {}  # one setting
+    assert said([], varied({"flip": 0.1}, {"flip": 0.2})) == {}  # one augmentation
+    assert said([], varied(*[{"flip": 0.1, "noise": 0.1}] * 2)) == {}  # both alike
+    unfinished = [*varied(gains, gains), *varied({}, {}, {"flip": 0.1})]
+    assert "DAE with 2 settings" in said([], unfinished)["Obs. 2"]
 
 
 def test_observation_3_counts_classes_that_lose_although_the_mean_gains():

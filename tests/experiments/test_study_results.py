@@ -6,6 +6,7 @@ import io
 import pretended_study
 import pytest
 
+from stssad_fast.experiments import hyperparameters
 from stssad_fast.experiments import study_results as from_records
 from stssad_fast.experiments import study_tables as tables
 
@@ -78,6 +79,7 @@ def test_csv_files_hold_the_numbers():
         "task": "0 flip",
         "seed": "0",
         "auc": "0.7",
+        "hyperparameters": "",
     }
     (line,) = (
         each
@@ -98,3 +100,31 @@ def test_distances_are_means_over_classes_and_tasks():
     grid = tables.distance_grid(table, "flat")
     assert grid.rows[0] == ["Noise", "0.3000", "0.3000"]
     assert "encoder: flat" in grid.caption
+
+
+def test_other_hyperparameters_are_compared_setting_by_setting():
+    """With 10 epochs AE has 0.5 and Flip gains 0.1 and more, with 20 it has 0.9 and Flip loses."""
+    others = [
+        pretended_study.record(
+            "DAE",
+            augmentation,
+            {"flip": auc + (0.01 * normal if augmentation == "flip" else 0)},
+            normal,
+            parameters={"epochs": epochs, "width": 8, "hidden": 4, "weight_decay": 1e-5},
+        )
+        for epochs, aucs in ((10, (0.5, 0.6)), (20, (0.9, 0.85)))
+        for normal in CLASSES
+        for augmentation, auc in zip(("identity", "flip"), aucs, strict=True)
+    ]
+    found = from_records.results(others)
+    text = "epochs 10, width 8, weight decay 1e-05, hidden 4"
+    assert [text] * 12 == [result.hyperparameters for result in found[:12]]
+    row = hyperparameters.varied(found, "flip")["flip"]
+    assert len(row.pooled.differences) == 12
+    assert list(row.medians.values()) == pytest.approx([0.125, -0.025])
+    assert row.pooled.median == pytest.approx(0.05)
+    assert hyperparameters.vanilla_aucs(found, "flip")[text] == pytest.approx(0.5)
+    (line,) = tables.hyperparameter_table(found).rows
+    assert line[:3] == ["Flip", "Flip", "+0.050"] and line[-1] == "\u22120.025 to +0.125"
+    lines = list(csv.DictReader(io.StringIO(tables.results_csv(found))))
+    assert lines[0]["hyperparameters"] == text
