@@ -55,7 +55,7 @@ def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
     every = results(records)
     found = [result for result in every if not result.hyperparameters]
     others = [result for result in every if result.hyperparameters]
-    grids = [grid for grid in _grids(found, others, records) if grid.rows]
+    grids = [grid for grid in _grids(found, others, records, store) if grid.rows]
     write_text(out / TABLE, "\n".join(grid.markdown() for grid in grids))
     for grid in grids:
         write_text(out / f"{grid.name}.md", grid.markdown(heading=False))
@@ -74,13 +74,13 @@ def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
 
 
 def _grids(
-    found: Sequence[Result], others: Sequence[Result], records: Sequence[Record]
+    found: Sequence[Result], others: Sequence[Result], records: Sequence[Record], store: Store
 ) -> list[Grid]:
     plain = [a for a in augmentations(found) if not is_cutout_c(Named.parse(a))]
     encoders = [r.config["encoder"] for r in records if "encoder" in r.config]
     distances = distance_table(records)
     return [
-        tables.findings_table(findings(found, others)),
+        tables.findings_table(findings(found, others, store.arrays)),
         tables.auc_table(found, plain),
         tables.relative_table(found),
         tables.hyperparameter_table(others),

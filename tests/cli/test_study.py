@@ -98,6 +98,16 @@ def test_other_hyperparameters_have_a_table_and_a_figure_of_their_own(cli, tmp_p
     assert "Fig. 4b" in page and "Obs. 2" in page
 
 
+def test_what_dae_undoes_is_told_of_the_arrays_that_are_there(cli, tmp_path, monkeypatch):
+    wider = {"DAE": {**TINY["DAE"], "width": 4}}  # one channel embeds all pictures alike
+    monkeypatch.setitem(study.PRESETS, "small", wider)
+    out = tmp_path / "run"
+    more = ["--generators", "flip", "--augmentations", "flip", "--detectors", "DAE"]
+    assert "whose reconstructions were kept" in cli.accepted(*options(out, *more)).stdout
+    shutil.rmtree(out / "arrays")
+    assert "this cannot be told" in cli.accepted(*options(out, *more)).stdout
+
+
 def test_other_hyperparameters_alone(cli, tmp_path):
     out = tmp_path / "run"
     arguments = options(out, "--parts", "hyperparameters", "--detectors", "AP")

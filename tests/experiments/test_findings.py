@@ -1,14 +1,16 @@
 """The study's findings, said of records in which they hold, and in which they do not."""
 
+import numpy as np
 import pretended_study
 import pytest
 
+from stssad_fast.errors import InputError
 from stssad_fast.experiments.findings import findings
 from stssad_fast.experiments.study_results import results
 
 
-def said(records, others=()):
-    told = findings(results(records), results(others))
+def said(records, others=(), arrays=None):
+    told = findings(results(records), results(others), arrays)
     return {finding.name: " ".join(finding.evidence) for finding in told}
 
 
@@ -111,6 +113,49 @@ def test_observation_4_orders_the_families():
     text = said(without)["Obs. 4"]
     assert "AP: mean AUC by family: geometric 0.800, color 0.650" in text
     assert "best augmentation is Rotate, 0.900" in text
+
+
+def kept(records, kind, undoing):
+    """Arrays of jobs that show four normal pictures and four anomalies.
+
+    All are given back as they are, but the anomalies as they were by a DAE with an augmentation,
+    if ``undoing``.
+    """
+    was = np.random.default_rng(0).integers(0, 256, (8, 1, 16, 16)).astype(np.uint8)
+    is_now = was.copy()
+    is_now[4:] = was[4:, :, ::-1] if kind == "flip" else 255 - was[4:]
+    given = {
+        record.key: was if undoing and record.config["augmentation"] == kind else is_now
+        for record in records
+    }
+    labels, rows = np.repeat([0, 1], 10), np.r_[0:4, 10:14]
+    return lambda key: {
+        f"{what}/test/{kind}": array
+        for what, array in dict(shown=is_now, rebuilt=given[key], rows=rows, labels=labels).items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["flip", "invert"])
+def test_observation_5_counts_anomalies_that_are_undone(kind):
+    records = made({"flip": 0.2, "invert": 0.2}, kind)
+    title = kind.title()
+    text = said(records, arrays=kept(records, kind, True))["Obs. 5"]
+    assert f"Anomalies by {title}: DAE with {title} gives" in text
+    assert "for 24 of the 24 whose" in text and "AE for 0 of 24" in text
+    assert "picture before is 0.0000 (AE 0." in text and "own reconstructions 0.0000" in text
+    text = said(records, arrays=kept(records, kind, False))["Obs. 5"]
+    assert "for 0 of the 24 whose" in text
+
+
+def test_observation_5_cannot_be_told_without_reconstructions():
+    def lost(key):
+        raise InputError("no such file")
+
+    records = made({"flip": 0.2})
+    assert "cannot be told" in said(records, arrays=lost)["Obs. 5"]
+    assert "cannot be told" in said(records, arrays=lambda key: {})["Obs. 5"]
+    assert "Obs. 5" not in said(made({"noise": 0.2}), arrays=lost)  # nothing that is aligned
+    assert "Obs. 5" not in said(made({"cutout": 0.2}, "cutout"), arrays=lost)  # nor undone
 
 
 @pytest.mark.parametrize("sign", [1, -1])
