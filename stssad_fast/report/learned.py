@@ -31,8 +31,14 @@ from stssad_fast.report.plot import Plot
 SHOWN = 6
 """Tasks in a figure that has a column for each."""
 
+CLASSES = 3
+"""Tasks in the figure of classes, which has three rows for each."""
+
 PICTURES = 8
-"""Pictures of a kind in the figure of a class."""
+"""Pictures in a row of it."""
+
+FIGURE_6 = ("6/9", "2/6")
+"""Tasks of the paper's figure of classes; where a run has them, they are shown first."""
 
 
 def learned_plots(
@@ -54,14 +60,15 @@ def learned_plots(
     seed = min(fit.seed for fit, _ in kept)
     first = [(fit, record) for fit, record in kept if fit.seed == seed]
     step = max(1, -(-len(first) // SHOWN))
-    some = first[::step]
+    spread = [p for i, p in enumerate(first) if i % step == 0 or p[0].task in FIGURE_6]
+    some = sorted(spread, key=lambda pair: pair[0].task not in FIGURE_6)[:SHOWN]
     plots = []
     if name == "demonstrative":
         plots += _demonstrative(kept, store, selection)
     else:
         sources = {job.key: job for job in jobs}
         read = [(fit, record, problem_of(sources[record.key])) for fit, record in some]
-        plots.append(_defects(read) if name == "defects" else _semantic(read))
+        plots.append(_defects(read) if name == "defects" else _semantic(read[:CLASSES]))
     maps = [(fit.task, sets) for fit, record in some if (sets := _embeddings(store, record, jobs))]
     if maps:
         plots.append(
@@ -112,25 +119,25 @@ def _defects(read: Sequence[tuple[Fit, Record, Problem]]) -> Plot:
 
 @torch.no_grad()
 def _semantic(read: Sequence[tuple[Fit, Record, Problem]]) -> Plot:
-    fit, record, problem = read[0]
-    assert record.values is not None
-    (name,) = record.config["tests"]
-    test = problem.tests[name]
-    anomalies = test.images[torch.from_numpy(np.flatnonzero(test.labels)[:PICTURES])]
-    normal = problem.train[:PICTURES]
-    angle = record.values["final"]["angle"]
+    rows: list[tuple[str, Array]] = []
+    for fit, record, problem in read:
+        assert record.values is not None
+        (name,) = record.config["tests"]
+        test = problem.tests[name]
+        anomalies = test.images[torch.from_numpy(np.flatnonzero(test.labels)[:PICTURES])]
+        normal = problem.train[:PICTURES]
+        angle = record.values["final"]["angle"]
+        rows += [
+            (f"{fit.task}: normal", normal.numpy()),
+            (f"rotated {angle:.0f}°", _augmentation(record)(normal).numpy()),
+            ("anomalies", anomalies.numpy()),
+        ]
     return Plot(
         "learned",
-        f"What was learned: {fit.task}",
-        "Normal pictures, the same under the rotation that was tuned without labels, and "
-        "anomalies.",
-        picture_rows(
-            [
-                ("normal", normal.numpy()),
-                (f"rotated {angle:.0f}°", _augmentation(record)(normal).numpy()),
-                ("anomalies", anomalies.numpy()),
-            ],
-        ),
+        "What was learned",
+        "Of each task: normal pictures, the same under the rotation that was tuned without labels, "
+        "and anomalies.",
+        picture_rows(rows),
     )
 
 

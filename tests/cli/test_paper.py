@@ -1,6 +1,7 @@
 """experiment lemma, gallery, semantic, defects, demonstrative: from the command to the page."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -137,6 +138,15 @@ def test_semantic(cli, tmp_path):
     assert "2 of 2 runs" in table
     assert "the paper" not in table  # which has other pictures of the same classes
     assert (out / "figures/learned.png").exists()
+
+
+def test_what_was_learned_is_shown_of_the_papers_tasks_first(cli, tmp_path):
+    arguments = ["--methods", "ST-SSAD", "--tasks", "2/0,2/1,2/6,2/9,6/9", "--normal", "2,6"]
+    arguments += ["--set", 'starts=[{"angle": 180}]', "--train-limit", 20, "--test-limit", 8]
+    cli.accepted("experiment", "semantic", "--out", tmp_path / "run", *SMALL, *arguments)
+    drawn = (tmp_path / "run/figures/learned.svg").read_text()
+    assert re.findall(r">(\d/\d): normal<", drawn) == ["2/6", "6/9", "2/0"]
+    assert len(re.findall(r">rotated \d+°<", drawn)) == 3
 
 
 def test_the_page_tells_settings_that_differ(cli, tmp_path):
