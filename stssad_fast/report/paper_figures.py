@@ -138,6 +138,7 @@ def picture_rows(
         )
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
+    figure.draw_without_rendering()  # arranged once, many rows cut the names beside them off
     return figure
 
 

@@ -280,6 +280,14 @@ def test_pictures_stand_in_their_rows(tmp_path: Path) -> None:
     assert all("data:image/png" in plot.html() for plot in plots)
 
 
+@pytest.mark.parametrize("count", [3, 9])
+def test_the_names_of_rows_are_not_cut_off(count: int) -> None:
+    rows = [("rotated 180°", np.ones((8, 1, 16, 16)))] * count
+    figure = Plot("a", "", "", paper_figures.picture_rows(rows)).content
+    assert isinstance(figure, Figure)
+    assert all(name.get_window_extent().x0 > 0 for name in figure.axes[0].get_yticklabels())
+
+
 @pytest.mark.parametrize(
     "rows",
     [
