@@ -69,7 +69,8 @@ def relative_auc(
         axes.set_xlabel(f"AUC of {detector} minus AUC of {vanilla[detector]}")
         axes.annotate("p", (1.02, 1.0), xycoords="axes fraction", va="bottom", color=ROLES["muted"])
     handles = [Patch(color=ROLES[FAMILY_ROLES[f]], label=f) for f in FAMILY_ROLES if f in families]
-    figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False)
+    columns = 3 if len(panels) == 1 else 5  # as many as find room
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, frameon=False)
     return figure
 
 

@@ -47,6 +47,16 @@ def test_rows_are_ordered_and_coloured_by_family() -> None:
     assert [t.get_text() for t in kept.axes[0].get_yticklabels()] == ["Flip", "CutOut-0.2", "Noise"]
 
 
+@pytest.mark.parametrize("detectors", [["DAE"], ["DAE", "DeepSAD"]])
+def test_the_families_are_all_in_the_figure(detectors: list[str]) -> None:
+    rows = {a: relative([0.1, 0.2]) for a in ("flip", "cutout", "noise", "invert", "simclr")}
+    figure = study_figures.relative_auc(
+        dict.fromkeys(detectors, rows), dict.fromkeys(detectors, "AE")
+    )
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_bars_for_every_class_and_the_mean() -> None:
     values = np.array([0.6, 0.9]), np.array([0.8, 0.7])
     figure = study_figures.class_bias({"DAE": ("AE", "DAE", ["1", "7"], *values)})
