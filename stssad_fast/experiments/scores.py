@@ -168,10 +168,9 @@ def compare(runs: Mapping[tuple[str, str, int], float], ours: str, other: str) -
     """Test whether `ours` is better than `other` (Section 4, "Evaluation metrics").
 
     The one-sided paired Wilcoxon signed-rank test over all (task, seed) that both have. Pairs
-    without a difference are left out of the ranks (zero_method "wilcox", Wilcoxon's own and the
-    usual choice, so most likely the paper's): that both are perfect on an easy task speaks for
-    neither. Runs of one task are not independent of each other, so p-values are on the small side;
-    the paper counts them as we do.
+    without a difference are left out (Wilcoxon's own way and the usual one, so most likely the
+    paper's): that both are perfect on an easy task speaks for neither. Runs of one task are not
+    independent of each other, so p-values are on the small side; the paper counts them as we do.
     """
     differences = [
         auc - runs[task, other, seed]
@@ -185,9 +184,11 @@ def p_value(differences: Sequence[float] | NDArray[np.float64]) -> float | None:
     """Of the one-sided Wilcoxon signed-rank test; None if fewer than `MIN_PAIRS` are not 0."""
     # Without the rounding, equal differences of AUCs would have unequal ranks.
     values = np.round(np.asarray(differences, dtype=float), 12)
-    if np.count_nonzero(values) < MIN_PAIRS:
+    # The number of zeros would decide whether scipy counts or takes the normal approximation.
+    values = values[values != 0]
+    if len(values) < MIN_PAIRS:
         return None
-    return float(wilcoxon(values, alternative="greater", zero_method="wilcox").pvalue)
+    return float(wilcoxon(values, alternative="greater").pvalue)
 
 
 def _cell(aucs: list[float], expected: int) -> Cell:

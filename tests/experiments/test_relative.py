@@ -62,6 +62,13 @@ def test_no_verdict_on_a_few_tasks():
     assert relative([*lost, -0.5]).verdict == "harmful"
 
 
+@pytest.mark.parametrize("zeros", [0, 8, 9, 20])
+def test_differences_of_zero_change_no_p_value(zeros):
+    """Only the rank 1 is negative: 2 of 2^5 signs are as good or better."""
+    differences = [-0.01, 0.02, 0.03, 0.04, 0.05, *[0.0] * zeros]
+    assert relative(differences).p_value == pytest.approx(2 / 32)
+
+
 def test_differences_have_a_sign_and_nothing_has_none():
     assert [signed(v) for v in (0.1, -0.25, -0.0001, None)] == [
         "+0.100",
