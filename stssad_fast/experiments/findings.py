@@ -18,7 +18,9 @@ from stssad_fast.experiments.study_results import (
     VANILLA,
     Result,
     augmentations,
+    common,
     detectors,
+    gains,
     generators,
     relatives,
     task_means,
@@ -75,8 +77,8 @@ def _finding_1(found: Sequence[Result]) -> list[str]:
     sentences = []
     for detector in detectors(found):
         for kind in _made(found):
-            means = {a: task_means(found, detector, a, kind) for a in _plain(found)}
-            aucs = {a: float(np.mean(list(each.values()))) for a, each in means.items() if each}
+            means = _means(found, detector, kind)
+            aucs = {a: float(np.mean(list(each.values()))) for a, each in means.items()}
             if kind not in aucs or len(set(aucs) - {VANILLA}) < 2:
                 continue
             others = [auc for a, auc in aucs.items() if a not in (kind, VANILLA)]
@@ -89,8 +91,7 @@ def _finding_1(found: Sequence[Result]) -> list[str]:
             )
             text += f", shared with {shared}" if shared else ""
             if rank > 1:
-                first, own = means[best], means[kind]
-                ahead = relative([first[task] - own[task] for task in own if task in first])
+                ahead = relative(list(gains(found, detector, best, kind, over=kind).values()))
                 text += f" (best: {_title(best)}, {aucs[best]:.3f}"
                 text += "" if ahead.p_value is None else f", ahead with p = {ahead.p_value:.2g}"
                 text += ")"
@@ -176,22 +177,19 @@ def _observation_3(found: Sequence[Result]) -> list[str]:
     """Classes that an augmentation makes worse although it is better on average."""
     sentences = []
     for detector in detectors(found):
-        vanilla = task_means(found, detector, VANILLA, SEMANTIC)
         better, biased, spreads = 0, 0, []
         for augmentation in _plain(found):
-            means = task_means(found, detector, augmentation, SEMANTIC)
-            if augmentation == VANILLA or not means:
+            if augmentation == VANILLA:
                 continue
+            gained = gains(found, detector, augmentation, SEMANTIC)
             normal = {r.task: r.normal for r in found}
-            for label in sorted({normal[task] for task in means}):
-                gains = [
-                    means[t] - vanilla[t] for t in means if normal[t] == label and t in vanilla
-                ]
-                if len(gains) < 2 or np.mean(gains) <= 0:
+            for label in sorted({normal[task] for task in gained}):
+                own = [gain for task, gain in gained.items() if normal[task] == label]
+                if len(own) < 2 or np.mean(own) <= 0:
                     continue
                 better += 1
-                biased += min(gains) < 0
-                spreads.append(float(np.ptp(gains)))
+                biased += min(own) < 0
+                spreads.append(float(np.ptp(own)))
         if better:
             sentences.append(
                 f"{detector}: of {better} pairs of normal class and augmentation whose mean AUC "
@@ -211,8 +209,8 @@ def _observation_4(found: Sequence[Result]) -> list[str]:
         values = {a: compared[a].median for a in plain if a in compared}
         if not compared:
             what, write = "AUC", "{:.3f}".format
-            aucs = {a: task_means(found, detector, a, SEMANTIC) for a in plain}
-            values = {a: float(np.mean(list(each.values()))) for a, each in aucs.items() if each}
+            aucs = _means(found, detector, SEMANTIC)
+            values = {a: float(np.mean(list(aucs[a].values()))) for a in plain if a in aucs}
         told = {text: value for text, value in values.items() if value is not None}
         families: dict[str, list[float]] = {}
         for text, value in told.items():
@@ -262,9 +260,8 @@ def _observation_6(found: Sequence[Result]) -> list[str]:
     """Errors of DAE against AE, and their rank correlation with the change of the picture."""
     errors: dict[str, list[float]] = {}
     changes: dict[str, list[float]] = {}
-    for result in found:
-        plain = not Named.parse(result.augmentation).settings
-        if result.detector == "DAE" and plain and result.record.values is not None:
+    for result in common([r for r in found if r.detector == "DAE" and _is_plain(r)]):
+        if result.record.values is not None:
             error = (result.values["normal"] + result.values["anomalous"]) / 2
             errors.setdefault(result.augmentation, []).append(error)
             changes.setdefault(result.augmentation, []).append(result.record.values["change"])
@@ -339,7 +336,18 @@ def _made(found: Sequence[Result]) -> list[str]:
 
 def _plain(found: Sequence[Result]) -> list[str]:
     """Augmentations with the settings of the catalogue: the sweep is told of by itself."""
-    return [a for a in augmentations(found) if not Named.parse(a).settings]
+    return augmentations(filter(_is_plain, found))
+
+
+def _is_plain(result: Result) -> bool:
+    return not Named.parse(result.augmentation).settings
+
+
+def _means(found: Sequence[Result], detector: str, kind: str) -> dict[str, dict[str, float]]:
+    """By plain augmentation, the AUC of every task, over runs that all of them have."""
+    column = [r for r in found if (r.detector, r.generator) == (detector, kind) and _is_plain(r)]
+    shared = common(column)
+    return {a: task_means(shared, detector, a, kind) for a in augmentations(shared)}
 
 
 def _title(text: str) -> str:

@@ -155,6 +155,8 @@ class Ranked:
 def ranking(records: Sequence[Record], task: str) -> list[Ranked]:
     """Candidates by their mean separation on a task, the best first.
 
+    Means are over the seeds that every candidate has or, where there is none, over those it has.
+
     Args:
         records: jobs of :func:`plan` that are done.
         task: its name, as a value of ``tasks``.
@@ -165,8 +167,11 @@ def ranking(records: Sequence[Record], task: str) -> list[Ranked]:
             if name == task and record.values is not None:
                 own = record.values["tests"][test]
                 groups.setdefault(record.config["candidate"], []).append((record, own))
+    seeds = [{record.config["seed"] for record, _ in found} for found in groups.values()]
+    shared = set.intersection(*seeds) if seeds else set()
     ranked = []
-    for text, found in groups.items():
+    for text, done in groups.items():
+        found = [(r, own) for r, own in done if not shared or r.config["seed"] in shared]
         values = [own for _, own in found]
         aucs = [own["auc"] for own in values if own["auc"] is not None]
         means = {k: float(np.mean([own[k] for own in values])) for k in ("alignment", "variance")}

@@ -110,31 +110,53 @@ def task_means(
     return {task: float(np.mean(aucs)) for task, aucs in groups.items()}
 
 
+def common(found: Sequence[Result]) -> list[Result]:
+    """Of one detector's results, those on a task with a seed that all its augmentations have."""
+    runs: dict[str, set[tuple[str, int]]] = {}
+    for result in found:
+        runs.setdefault(result.augmentation, set()).add((result.task, result.seed))
+    shared = set.intersection(*runs.values()) if runs else set()
+    return [result for result in found if (result.task, result.seed) in shared]
+
+
+def gains(
+    found: Iterable[Result], detector: str, augmentation: str, kind: str, over: str = VANILLA
+) -> dict[str, float]:
+    """AUC of every task minus that of the augmentation ``over``, means over the seeds of both."""
+    names = (augmentation, over)
+    both = common([r for r in found if r.detector == detector and r.augmentation in names])
+    before = task_means(both, detector, over, kind)
+    after = task_means(both, detector, augmentation, kind)
+    return {task: after[task] - before[task] for task in before if task in after}
+
+
 @dataclass(frozen=True)
 class Mean:
-    """Mean AUC over tasks, and how many of those that its column has."""
+    """Mean AUC over tasks, and how many runs it is of: tasks and seeds, of those of its column."""
 
     auc: float
-    tasks: int
+    runs: int
     expected: int
 
 
 def table(found: Sequence[Result]) -> dict[tuple[str, str, str], Mean]:
     """Table 1: by (augmentation, detector, generator), the mean over the tasks that are done."""
+    runs: dict[tuple[str, str], dict[str, set[tuple[str, int]]]] = {}
+    for r in found:
+        column = runs.setdefault((r.detector, r.generator), {})
+        column.setdefault(r.augmentation, set()).add((r.task, r.seed))
     cells: dict[tuple[str, str, str], Mean] = {}
-    for detector in detectors(found):
-        for kind in generators(found):
-            columns = {a: task_means(found, detector, a, kind) for a in augmentations(found)}
-            expected = len(set().union(*columns.values()))
-            for augmentation, tasks in columns.items():
-                if tasks:
-                    mean = float(np.mean(list(tasks.values())))
-                    cells[augmentation, detector, kind] = Mean(mean, len(tasks), expected)
+    for (detector, kind), column in runs.items():
+        expected = len(set().union(*column.values()))
+        for augmentation, own in column.items():
+            means = task_means(found, detector, augmentation, kind)
+            mean = float(np.mean(list(means.values())))
+            cells[augmentation, detector, kind] = Mean(mean, len(own), expected)
     return cells
 
 
 def relatives(found: Sequence[Result], detector: str, kind: str) -> dict[str, Relative]:
-    """Every augmentation against the vanilla detector, on the tasks that both have.
+    """Every augmentation against the vanilla detector, on the tasks and seeds that both have.
 
     A task counts once: what is compared are means over seeds. Empty without a vanilla form.
 
@@ -143,11 +165,9 @@ def relatives(found: Sequence[Result], detector: str, kind: str) -> dict[str, Re
         detector: of the results.
         kind: a generator of the results.
     """
-    vanilla = task_means(found, detector, VANILLA, kind)
     compared = {}
     for augmentation in augmentations(found):
-        aucs = task_means(found, detector, augmentation, kind)
-        differences = [aucs[task] - vanilla[task] for task in vanilla if task in aucs]
+        differences = list(gains(found, detector, augmentation, kind).values())
         if differences and augmentation != VANILLA:
             compared[augmentation] = relative(differences)
     return compared

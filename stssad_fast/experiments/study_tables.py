@@ -42,14 +42,14 @@ def auc_table(found: Sequence[Result], of: Sequence[str] | None = None) -> Grid:
             return NONE
         number = f"{mean.auc:.3f}"
         number = f"**{number}**" if mean.auc == best[column] else number
-        return number if mean.tasks == mean.expected else f"{number} [{mean.tasks}]"
+        return number if mean.runs == mean.expected else f"{number} [{mean.runs}]"
 
     header = ["Augmentation", *(f"{d}, {generator_title(g)}" for d, g in columns)]
     lines = [[Named.parse(a).title, *(text(a, c) for c in columns)] for a in rows]
     caption = (
         "Mean AUC over tasks; columns: detector and what made the anomalies (Sem.: they are of "
         "another class). The best of a column is bold. "
-        "[n]: of n tasks only. Identity: AE, DeepSVDD."
+        "[n]: of n tasks and seeds only. Identity: AE, DeepSVDD."
     )
     return Grid("auc", "AUC (Table 1)", caption, header, lines)
 

@@ -21,6 +21,7 @@ from stssad_fast.experiments.study_results import (
     VANILLA,
     Result,
     augmentations,
+    common,
     detectors,
     distance_table,
     generators,
@@ -159,8 +160,10 @@ def _bias(found: Sequence[Result]) -> list[Plot]:
     augmentation = "rotate" if "rotate" in rivals else rivals[0] if rivals else ""
     for detector in detectors(own):
         vanilla = DETECTORS[detector].vanilla
-        before = task_means(own, detector, VANILLA, SEMANTIC)
-        after = task_means(own, detector, augmentation, SEMANTIC)
+        names = (augmentation, VANILLA)
+        both = common([r for r in own if r.detector == detector and r.augmentation in names])
+        before = task_means(both, detector, VANILLA, SEMANTIC)
+        after = task_means(both, detector, augmentation, SEMANTIC)
         tests = {result.task: result.test for result in own}
         tasks = [task for task in before if task in after]
         if vanilla and tasks:

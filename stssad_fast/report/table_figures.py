@@ -80,11 +80,9 @@ def differences(summary: Summary) -> Figure:
     for height, method in enumerate(others):
         gaps = np.array(
             [
-                ours.mean - other.mean
+                np.mean([ours - other for ours, other in pairs])
                 for task in summary.tasks
-                if (ours := summary.cells.get((task, summary.ours))) is not None
-                and (other := summary.cells[task, method]).mean is not None
-                and ours.mean is not None
+                if (pairs := _pairs(summary, task, method))
             ]
         )
         for role, chosen in ((OURS, gaps >= 0), (BETTER, gaps < 0)):
@@ -121,6 +119,13 @@ def differences(summary: Summary) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False)
     return figure
+
+
+def _pairs(summary: Summary, task: str, method: str) -> list[tuple[float, float]]:
+    """AUCs of ours and of another method, of every seed that both have."""
+    keys = [((task, summary.ours, seed), (task, method, seed)) for seed in summary.seeds]
+    runs = summary.runs
+    return [(runs[ours], runs[other]) for ours, other in keys if ours in runs and other in runs]
 
 
 def _marker(shape: str, role: str, label: str, size: float, *, hollow: bool = False) -> Line2D:

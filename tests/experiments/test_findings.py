@@ -35,6 +35,27 @@ def test_finding_1_tells_the_place_of_the_aligned_augmentation():
     assert "place 2 of 3, shared with 1 (best: Noise, 0.956, ahead with p = 0.016)" in text
 
 
+def halves(augmentation, gain, kinds, seeds):
+    """Six classes; every seed is harder by 0.3 than the one before."""
+    return [
+        pretended_study.record("DAE", augmentation, {t: 0.9 + gain - 0.3 * s for t in kinds}, k, s)
+        for k in range(6)
+        for s in seeds
+    ]
+
+
+def test_a_seed_that_is_lacking_makes_nothing_better():
+    records = [
+        *halves("identity", 0, ["flip", "8", "9"], [0, 1]),
+        *halves("flip", 0.05, ["flip", "8", "9"], [0, 1]),
+        *halves("noise", -0.05, ["flip", "8", "9"], [0]),
+        *halves("invert", 0, ["flip", "8", "9"], [0, 1]),
+    ]
+    text = said(records)
+    assert "the same augmentation has AUC 0.950, place 1 of 3; " in text["Finding 1"]
+    assert "DAE: of 6 pairs" in text["Obs. 3"]
+
+
 def test_observation_1_tells_the_best_size_and_where_harm_begins():
     gains = {f"cutout:size=0.{c}": 0.1 - 0.03 * abs(c - 2) for c in (1, 2, 5, 9)}
     assert "Obs. 1" not in said(made(gains))

@@ -41,13 +41,29 @@ def test_ranking_is_by_the_mean_over_seeds():
     records = [
         record("noise", 1.0, 0.7),
         record("noise", 2.0, 0.8, seed=1),
-        record("invert", 1.6, 0.9),
+        record("invert", 0.6, 0.9),
+        record("invert", 2.6, 0.9, seed=1),
         record("flip", 9.0, 0.9, task="6/8"),
     ]
     rows = ranking(records, "6/9")
     assert [str(row.candidate) for row in rows] == ["invert", "noise"]
     assert rows[1].separations == (1.0, 2.0)
     assert (rows[1].separation, rows[1].auc) == (1.5, 0.75)
+
+
+def test_seeds_that_one_lacks_do_not_count():
+    records = [
+        record("noise", 1.0, 0.7),
+        record("noise", 9.0, 0.8, seed=1),
+        record("invert", 1.6, 0.9),
+    ]
+    rows = ranking(records, "6/9")
+    assert [(str(row.candidate), row.separations) for row in rows] == [
+        ("invert", (1.6,)),
+        ("noise", (1.0,)),
+    ]
+    rows = ranking(records[1:], "6/9")  # no seed that both have
+    assert [row.separations for row in rows] == [(9.0,), (1.6,)]
 
 
 def test_agreement():

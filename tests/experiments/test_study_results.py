@@ -43,11 +43,11 @@ def test_the_table_has_means_over_tasks():
     found = from_records.results(records())
     cell = from_records.table(found)["flip", "DAE", "flip"]
     assert cell.auc == pytest.approx(0.7 + 0.05 * 3.5)
-    assert (cell.tasks, cell.expected) == (6, 6)
+    assert (cell.runs, cell.expected) == (12, 12)
     lacking = [r for r in found if r.task != "5 flip" or r.augmentation != "flip"]
     grid = tables.auc_table(lacking)
     assert grid.header == ["Augmentation", "DAE, CutOut", "DAE, Flip", "DAE, Sem."]
-    assert grid.rows[0] == ["Flip", "**0.700**", "**0.850** [5]", "0.575"]
+    assert grid.rows[0] == ["Flip", "**0.700**", "**0.850** [10]", "0.575"]
     assert grid.rows[1][3] == "\u2013"
     assert "| Flip | **0.700** |" in grid.markdown()
 
@@ -60,6 +60,24 @@ def test_a_task_counts_once_whatever_the_number_of_seeds():
     assert row.verdict == "helpful"
     assert from_records.relatives(found, "DAE", "semantic")["flip"].verdict == "harmful"
     assert from_records.relatives(found, "DAE", "flip")["noise"].p_value is None
+
+
+def test_what_is_compared_has_the_same_seeds():
+    """Flip loses everywhere; the seed it lacks is harder, and no advantage of Flip."""
+    found = from_records.results(
+        pretended_study.record("DAE", augmentation, {"flip": auc - normal / 1000}, normal, seed)
+        for normal in CLASSES
+        for augmentation, seed, auc in (
+            ("identity", 0, 0.9),
+            ("identity", 1, 0.6),
+            ("flip", 0, 0.8),
+        )
+    )
+    row = from_records.relatives(found, "DAE", "flip")["flip"]
+    assert row.differences == pytest.approx([-0.1] * 6)
+    assert row.verdict == "harmful"
+    grid = tables.auc_table(found)
+    assert [line[1] for line in grid.rows] == ["**0.797** [6]", "0.747"]
 
 
 def test_a_detector_without_a_vanilla_form_is_compared_with_nothing():

@@ -218,6 +218,13 @@ def test_circles_are_the_differences() -> None:
         assert found == pytest.approx(sorted(gaps))
 
 
+def test_circles_are_of_seeds_that_both_have() -> None:
+    """AE lacks the seed on which all is worse, and is behind by 0.1 with the other."""
+    runs = [("AE", 0, 0.8), (OURS, 0, 0.9), (OURS, 1, 0.5)]
+    summary = summarize(Score("t", method, seed, auc) for method, seed, auc in runs)
+    assert drawn(differences(summary), 0, "o") == [(pytest.approx(0.1), 0.0)]
+
+
 def test_charts_without_ours_or_others(tmp_path: Path) -> None:
     others = [s for s in scores() if s.method != OURS]
     ours = [s for s in scores(1) if s.method == OURS]
