@@ -97,9 +97,13 @@ class Summary:
     comparisons: Mapping[str, Comparison]
 
     def best(self, task: str | None = None) -> frozenset[str]:
-        """Methods of the largest mean in a row, or in the row of means; equal if printed equal."""
+        """Methods of the largest mean in a row, or in the row of means; equal if printed equal.
+
+        A number that lacks runs is compared only where all do.
+        """
         row = self.means if task is None else {m: self.cells[task, m] for m in self.methods}
-        means = {m: round(cell.mean, 3) for m, cell in row.items() if cell.mean is not None}
+        whole = {m: cell for m, cell in row.items() if cell.runs == cell.expected} or row
+        means = {m: round(cell.mean, 3) for m, cell in whole.items() if cell.mean is not None}
         return frozenset(m for m, mean in means.items() if mean == max(means.values()))
 
 

@@ -13,6 +13,7 @@ from stssad_fast.experiments.relative import Relative, signed
 from stssad_fast.experiments.scores import NONE
 from stssad_fast.experiments.study_results import (
     VANILLA,
+    Mean,
     Result,
     augmentations,
     detectors,
@@ -34,14 +35,14 @@ def auc_table(found: Sequence[Result], of: Sequence[str] | None = None) -> Grid:
     cells, rows = table(found), augmentations(found) if of is None else of
     columns = [(d, g) for d in detectors(found) for g in generators(found)]
     columns = [c for c in columns if any((a, *c) in cells for a in rows)]
-    best = {c: max(cells[a, *c].auc for a in rows if (a, *c) in cells) for c in columns}
+    best = {c: _best({a: cells[a, *c] for a in rows if (a, *c) in cells}) for c in columns}
 
     def text(augmentation: str, column: tuple[str, str]) -> str:
         mean = cells.get((augmentation, *column))
         if mean is None:
             return NONE
         number = f"{mean.auc:.3f}"
-        number = f"**{number}**" if mean.auc == best[column] else number
+        number = f"**{number}**" if augmentation in best[column] else number
         return number if mean.runs == mean.expected else f"{number} [{mean.runs}]"
 
     header = ["Augmentation", *(f"{d}, {generator_title(g)}" for d, g in columns)]
@@ -49,9 +50,16 @@ def auc_table(found: Sequence[Result], of: Sequence[str] | None = None) -> Grid:
     caption = (
         "Mean AUC over tasks; columns: detector and what made the anomalies (Sem.: they are of "
         "another class). The best of a column is bold. "
-        "[n]: of n tasks and seeds only. Identity: AE, DeepSVDD."
+        "[n]: of n tasks and seeds only, bold if all are. Identity: AE, DeepSVDD."
     )
     return Grid("auc", "AUC (Table 1)", caption, header, lines)
+
+
+def _best(column: Mapping[str, Mean]) -> set[str]:
+    """Rows of the largest mean, equal if printed equal; one that lacks runs only if all do."""
+    whole = {a: mean for a, mean in column.items() if mean.runs == mean.expected}
+    means = {a: round(mean.auc, 3) for a, mean in (whole or column).items()}
+    return {a for a, mean in means.items() if mean == max(means.values())}
 
 
 def relative_table(found: Sequence[Result]) -> Grid:

@@ -68,7 +68,8 @@ def caption(summary: Summary, paper: PaperTable | None = None) -> str:
         f"{len(summary.runs)} of {expected} runs are in the table."
         if len(summary.runs) == expected
         else f"Only {len(summary.runs)} of {expected} runs are in the table: [n/m] marks a number "
-        f"from n runs instead of m, {NONE} one without any.",
+        f"from n runs instead of m, {NONE} one without any; it is bold only if all of its row lack "
+        "some.",
     ]
     if summary.comparisons:
         sentences.append(

@@ -47,9 +47,18 @@ def test_the_table_has_means_over_tasks():
     lacking = [r for r in found if r.task != "5 flip" or r.augmentation != "flip"]
     grid = tables.auc_table(lacking)
     assert grid.header == ["Augmentation", "DAE, CutOut", "DAE, Flip", "DAE, Sem."]
-    assert grid.rows[0] == ["Flip", "**0.700**", "**0.850** [10]", "0.575"]
+    assert grid.rows[0] == ["Flip", "**0.700**", "0.850 [10]", "0.575"]
     assert grid.rows[1][3] == "\u2013"
     assert "| Flip | **0.700** |" in grid.markdown()
+
+
+def test_what_is_printed_equal_is_bold_alike():
+    found = from_records.results(
+        pretended_study.record("DAE", augmentation, {"flip": auc}, normal)
+        for normal in CLASSES
+        for augmentation, auc in (("flip", 1.0), ("noise", 0.9999), ("identity", 0.5))
+    )
+    assert [row[1] for row in tables.auc_table(found).rows] == ["**1.000**", "**1.000**", "0.500"]
 
 
 def test_a_task_counts_once_whatever_the_number_of_seeds():
@@ -77,7 +86,7 @@ def test_what_is_compared_has_the_same_seeds():
     assert row.differences == pytest.approx([-0.1] * 6)
     assert row.verdict == "harmful"
     grid = tables.auc_table(found)
-    assert [line[1] for line in grid.rows] == ["**0.797** [6]", "0.747"]
+    assert [line[1] for line in grid.rows] == ["0.797 [6]", "**0.747**"]
 
 
 def test_a_detector_without_a_vanilla_form_is_compared_with_nothing():

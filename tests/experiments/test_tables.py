@@ -156,7 +156,7 @@ def test_missing_runs_are_marked_in_cell_row_and_caption() -> None:
     lacking = [s for s in SMALL if (s.task, s.method) != ("b", "AE") and s != SMALL[0]]
     summary = summarize(lacking)
     assert rows(markdown(summary))[1:4] == [
-        ["a", "0.600 ± 0.141", "**0.900 [1/2]**"],
+        ["a", "**0.600 ± 0.141**", "0.900 [1/2]"],
         ["b", NONE, "**0.600 ± 0.000**"],
         ["mean", "0.600 [2/4]", "**0.750 [3/4]**"],
     ]
