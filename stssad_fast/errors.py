@@ -11,4 +11,4 @@ class InputError(ValueError):
 
 
 class Diverged(InputError):
-    """No start of a fit led to a detector that can score."""
+    """A fit, or every start of one, led to no detector that can score."""

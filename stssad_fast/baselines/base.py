@@ -39,8 +39,8 @@ class Baseline(OutlierScores):
             callback: called after every epoch with the epochs done and to do.
 
         Raises:
-            InputError: the pictures, the augmentation or the device cannot be used, or training
-                diverged.
+            InputError: the pictures, the augmentation or the device cannot be used.
+            Diverged: training did, an InputError, too.
             ValueError: a parameter is out of range.
 
         After an error, or Ctrl-C, what was fitted before is as it was.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stssad_fast.augment import catalogue
 from stssad_fast.baselines.base import Baseline, Callback
 from stssad_fast.datasets import Pictures, ReadAhead, batches
-from stssad_fast.errors import InputError
+from stssad_fast.errors import Diverged, InputError
 from stssad_fast.outliers import Scores
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -97,14 +97,14 @@ class Trained(Baseline, Generic[Network]):
                 optimizer.step()
                 total += loss.detach()
             if not torch.isfinite(total):
-                raise InputError(f"{type(self).__name__} diverged in epoch {epoch}; {_CALMER}")
+                raise Diverged(f"{type(self).__name__} diverged in epoch {epoch}; {_CALMER}")
             self._end_epoch(network, train, device)
             if callback:
                 callback(epoch, self.epochs)
         network.eval()
         scores = self._scores(train)
         if not np.isfinite(scores).all():
-            raise InputError(f"{type(self).__name__} diverged in the last epoch; {_CALMER}")
+            raise Diverged(f"{type(self).__name__} diverged in the last epoch; {_CALMER}")
         return scores
 
     @torch.no_grad()

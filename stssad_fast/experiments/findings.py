@@ -233,7 +233,15 @@ def _observation_5(
     """How often the aligned DAE, and AE, give the picture that an anomaly was made of."""
     sentences = []
     for kind in filter(can_be_undone, _made(found)):
-        of_kind = [r for r in found if r.detector == "DAE" and r.generator == kind]
+        of_kind = common(
+            [
+                r
+                for r in found
+                if (r.detector, r.generator) == ("DAE", kind)
+                and r.augmentation in (kind, VANILLA)
+                and not r.diverged
+            ]
+        )
         if not {kind, VANILLA} <= {r.augmentation for r in of_kind}:
             continue
         title = generator_title(kind)
@@ -260,7 +268,8 @@ def _observation_6(found: Sequence[Result]) -> list[str]:
     """Errors of DAE against AE, and their rank correlation with the change of the picture."""
     errors: dict[str, list[float]] = {}
     changes: dict[str, list[float]] = {}
-    for result in common([r for r in found if r.detector == "DAE" and _is_plain(r)]):
+    told = [r for r in found if r.detector == "DAE" and _is_plain(r) and not r.diverged]
+    for result in common(told):
         if result.record.values is not None:
             error = (result.values["normal"] + result.values["anomalous"]) / 2
             errors.setdefault(result.augmentation, []).append(error)
@@ -302,7 +311,7 @@ def _observation_7(found: Sequence[Result]) -> list[str]:
 
     def aligned(augmentation: Named, result: Result) -> float | None:
         same = augmentation.name == result.generator
-        return result.values["silhouette"] if same else None
+        return result.values.get("silhouette") if same else None
 
     sentences = []
     for what, chosen in (

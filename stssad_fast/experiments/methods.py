@@ -1,7 +1,7 @@
 """The columns of the paper's tables: what is fitted in one job, and what it leaves."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 
 from stssad_fast.baselines import AutoEncoder, DeepSVDD, FrozenFeatures
 from stssad_fast.detectors import efficientnet_lite0
@@ -18,6 +18,7 @@ from stssad_fast.estimator import AUGMENTATIONS, STSSAD
 from stssad_fast.experiments import problems
 from stssad_fast.experiments.paper import OURS as OURS
 from stssad_fast.experiments.problems import Problem
+from stssad_fast.outliers import OutlierScores
 
 Arrays = dict[str, NDArray[Any]]
 Values = dict[str, Any]
@@ -80,18 +81,39 @@ def work(config: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Values,
 
     Returns:
         per test set its AUC and, for a start, the criteria of selection; hyperparameters and
-        losses. Arrays: the scores of every test picture, history and embeddings of a start.
+        losses. Arrays: the scores of every test picture, history and embeddings of a start. Of a
+        detector that diverged :func:`diverged`.
 
     Raises:
         InputError: the pictures are missing or others than when the job was planned.
     """
     problem = problems.read_planned(config["data"], sources["data"])
     method = METHODS[config["method"]]
-    if method.kind == "tuned":
-        return _tuned(config, problem)
-    scores = _scores(config, method, problem)
+    try:
+        if method.kind == "tuned":
+            return _tuned(config, problem)
+        scores = _scores(config, method, problem)
+    except Diverged:
+        return diverged(config["tests"]), {}
     values = {name: {"auc": _auc(problem, name, found)} for name, found in scores.items()}
     return {"tests": values}, {f"scores/{k}": v.astype(np.float32) for k, v in scores.items()}
+
+
+def diverged(tests: Iterable[str]) -> Values:
+    """Values of a job whose detector cannot score: ``stopped``, and no AUC on any test set."""
+    return {"tests": {name: {"auc": None} for name in tests}, "stopped": "diverged"}
+
+
+def scored(model: OutlierScores, images: Tensor) -> NDArray[np.float64]:
+    """Anomaly scores (M,) of test pictures.
+
+    Raises:
+        Diverged: they are not finite.
+    """
+    scores = model.anomaly_scores(images)
+    if not np.isfinite(scores).all():
+        raise Diverged("the scores of test pictures are not finite; lower the learning rate")
+    return scores
 
 
 def _auc(problem: Problem, name: str, scores: NDArray[np.float64]) -> float:
@@ -115,7 +137,7 @@ def _scores(
     else:
         kind = {"autoencoder": AutoEncoder, "deep_svdd": DeepSVDD}[method.kind]
         model = kind(**parameters, random_state=seed).fit(problem.train)
-    return {name: model.anomaly_scores(problem.tests[name].images) for name in config["tests"]}
+    return {name: scored(model, problem.tests[name].images) for name in config["tests"]}
 
 
 def _tuned(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Arrays]:
@@ -123,10 +145,7 @@ def _tuned(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Arrays]
     test = problem.tests[name]
     parameters = {**_resolved(config, problem), "starts": [config["start"]]}
     model = STSSAD(**parameters, random_state=config["seed"])
-    try:
-        model.fit(problem.train, test.images)
-    except Diverged:
-        return {"tests": {name: {"auc": None}}, "stopped": "diverged"}, {}
+    model.fit(problem.train, test.images)
     start = model.starts_[0]
     scores = np.array(start["scores"])
     kept = ("initial", "final", "iteration", "stopped", "train_loss", "validation_loss")

@@ -1,6 +1,6 @@
 """From the jobs of a run to single AUCs: the starts of one fit, and the choice among them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from stssad_fast.experiments.methods import METHODS, OURS
-from stssad_fast.experiments.scores import Score
+from stssad_fast.experiments.scores import CHANCE, Score
 from stssad_fast.experiments.store import Record
 from stssad_fast.tuning import ensemble
 
@@ -40,9 +40,8 @@ class Fit:
         return max(found, key=lambda record: float(measured(record)[rule]), default=None)
 
     def aucs(self) -> list[float]:
-        """AUC of every start that did not diverge."""
-        found = (measured(record)["auc"] for record in self.records)
-        return [float(auc) for auc in found if auc is not None]
+        """AUC of every start."""
+        return [auc_of(measured(record)) for record in self.records]
 
 
 def measured(record: Record) -> dict[str, Any]:
@@ -51,6 +50,11 @@ def measured(record: Record) -> dict[str, Any]:
     (found,) = record.values["tests"].values()
     assert isinstance(found, dict)
     return found
+
+
+def auc_of(found: Mapping[str, Any]) -> float:
+    """AUC on a test set, from what a job came to there; :data:`CHANCE` if it diverged."""
+    return CHANCE if found["auc"] is None else float(found["auc"])
 
 
 def fits(records: Iterable[Record], starts: int) -> list[Fit]:
@@ -70,9 +74,9 @@ def fits(records: Iterable[Record], starts: int) -> list[Fit]:
 
 
 def chosen_auc(fit: Fit, rule: Rule) -> float:
-    """AUC of the start that the rule keeps; 0.5, as nothing is told apart, if all diverged."""
+    """AUC of the start that the rule keeps; :data:`CHANCE` if all diverged."""
     chosen = fit.chosen(rule)
-    return 0.5 if chosen is None else float(measured(chosen)["auc"])
+    return CHANCE if chosen is None else auc_of(measured(chosen))
 
 
 def ensemble_auc(fit: Fit, scores: Sequence[NDArray[Any]], labels: NDArray[np.int64]) -> float:
@@ -109,15 +113,14 @@ def ablation(records: Sequence[Record], starts: int, together: Judge) -> list[Sc
     """
     found = []
     for fit in fits(records, starts):
-        aucs = fit.aucs()
-        if fit.method != OURS or not aucs:
+        if fit.method != OURS:
             continue
         for name, rule in RULES.items():
             found.append(Score(fit.task, name, fit.seed, chosen_auc(fit, rule)))
         if (auc := together(fit)) is not None:
             found.append(Score(fit.task, "all together", fit.seed, auc))
-        found.append(Score(fit.task, "mean of starts", fit.seed, float(np.mean(aucs))))
-        found.append(Score(fit.task, "best start", fit.seed, max(aucs)))
+        found.append(Score(fit.task, "mean of starts", fit.seed, float(np.mean(fit.aucs()))))
+        found.append(Score(fit.task, "best start", fit.seed, max(fit.aucs())))
     return found
 
 
@@ -126,5 +129,5 @@ def _untuned(records: Iterable[Record]) -> Iterator[Score]:
         if METHODS[record.config["method"]].kind == "tuned" or record.values is None:
             continue
         for name, task in record.config["tasks"].items():
-            auc = record.values["tests"][name]["auc"]
+            auc = auc_of(record.values["tests"][name])
             yield Score(task, record.config["method"], record.config["seed"], auc)

@@ -15,6 +15,7 @@ from stssad_fast.experiments.paper import DEFECTS, OURS
 
 MIN_PAIRS = 5  # with fewer, not even "better in every pair" has a p-value below 0.05
 NONE = "\u2013"
+CHANCE = 0.5  # the AUC that a detector counts with which diverged, and so tells nothing apart
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from sklearn.metrics import roc_auc_score, silhouette_score
 
 from stssad_fast.augment.catalogue import Named
 from stssad_fast.baselines import AugmentationPredictor, AutoEncoder, DeepSAD
-from stssad_fast.errors import InputError
+from stssad_fast.errors import Diverged, InputError
 from stssad_fast.experiments import problems, recommending
 from stssad_fast.experiments.alignment import distances
 from stssad_fast.experiments.jobs import Job
-from stssad_fast.experiments.methods import BACKBONES
+from stssad_fast.experiments.methods import BACKBONES, diverged, scored
 from stssad_fast.experiments.plans import Part, pictures
 from stssad_fast.experiments.problems import Problem, Task
 from stssad_fast.experiments.testbeds import IDENTITY
@@ -258,8 +258,8 @@ def work(config: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Values,
         silhouette of their embeddings; mean scores of training pictures and of a fresh draw of
         augmented ones, the silhouette of both, and ``change``, how far the augmentation moves
         a picture (root mean square over pixels, mean over pictures). Arrays: scores of all of
-        these pictures, labels, some embeddings, of a DAE some reconstructions. Of an encoder:
-        ``mmd`` by augmentation and test set.
+        these pictures, labels, some embeddings, of a DAE some reconstructions. Of a detector that
+        diverged :func:`methods.diverged`. Of an encoder: ``mmd`` by augmentation and test set.
 
     Raises:
         InputError: the pictures are missing or others than when the job was planned.
@@ -271,7 +271,10 @@ def work(config: Mapping[str, Any], sources: Mapping[str, str]) -> tuple[Values,
         chosen = {text: Named.parse(text).made() for text in config["augmentations"]}
         encoder = BACKBONES[config["encoder"]]()
         return {"mmd": distances(problem, chosen, encoder, config["seed"])}, {}
-    return _trained(config, problem)
+    try:
+        return _trained(config, problem)
+    except Diverged:
+        return diverged(problem.tests), {}
 
 
 def _trained(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Arrays]:
@@ -304,19 +307,19 @@ def _trained(config: Mapping[str, Any], problem: Problem) -> tuple[Values, Array
 
 def _tested(model: Any, task: Task) -> tuple[Values, Arrays]:
     """What a detector comes to on one test set."""
-    scores, labels = model.anomaly_scores(task.images), task.labels
+    scores, labels = scored(model, task.images), task.labels
     normal, anomalous = (np.flatnonzero(labels == label)[:KEPT] for label in (0, 1))
     embedding = {
         "normal": model.embed(task.images[torch.from_numpy(normal)]).astype(np.float16),
         "anomalous": model.embed(task.images[torch.from_numpy(anomalous)]).astype(np.float16),
     }
-    values = {
+    values: Values = {
         "auc": float(roc_auc_score(labels, scores)),
         "normal": float(scores[labels == 0].mean()),
         "anomalous": float(scores[labels == 1].mean()),
         "silhouette": _silhouette(embedding["normal"], embedding["anomalous"]),
     }
-    arrays = {"scores": scores.astype(np.float32), "labels": labels.astype(np.int8)}
+    arrays: Arrays = {"scores": scores.astype(np.float32), "labels": labels.astype(np.int8)}
     arrays |= {f"embedding/{kind}": array for kind, array in embedding.items()}
     if isinstance(model, AutoEncoder):
         rows = np.concatenate([normal[:SHOWN], anomalous[:SHOWN]])

@@ -10,6 +10,7 @@ import numpy as np
 
 from stssad_fast.augment import catalogue
 from stssad_fast.augment.catalogue import Named
+from stssad_fast.experiments.outcomes import auc_of
 from stssad_fast.experiments.relative import Relative, relative
 from stssad_fast.experiments.store import Record
 from stssad_fast.experiments.study import DETECTORS, hyperparameters
@@ -47,8 +48,13 @@ class Result:
 
     @property
     def auc(self) -> float:
-        """Area under the ROC curve, in [0, 1]."""
-        return float(self.values["auc"])
+        """Area under the ROC curve, in [0, 1]; :data:`CHANCE` if the detector diverged."""
+        return auc_of(self.values)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the detector did; then ``values`` has nothing else, and the job no arrays."""
+        return self.values["auc"] is None
 
 
 def results(records: Iterable[Record]) -> list[Result]:

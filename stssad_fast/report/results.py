@@ -18,7 +18,7 @@ from stssad_fast.experiments.methods import METHODS, starts
 from stssad_fast.experiments.outcomes import Fit, Rule, chosen_auc, measured
 from stssad_fast.experiments.problems import is_svhn
 from stssad_fast.experiments.recovered import recovered, recovered_table
-from stssad_fast.experiments.scores import Score, Summary, summarize
+from stssad_fast.experiments.scores import CHANCE, Score, Summary, summarize
 from stssad_fast.experiments.store import Record, Store
 from stssad_fast.experiments.tables import markdown, runs_csv, summary_csv
 from stssad_fast.folders import entries
@@ -217,7 +217,7 @@ def _together(jobs: Mapping[str, Job], store: Store, fit: Fit) -> float | None:
     """AUC of all starts of a fit together; None where their scores are not in the folder."""
     records = [record for record in fit.records if measured(record)["auc"] is not None]
     if not records:
-        return 0.5
+        return CHANCE
     (name,) = records[0].config["tests"]
     try:
         scores = [store.arrays(record.key)[f"scores/{name}"] for record in records]

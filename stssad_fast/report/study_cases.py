@@ -52,7 +52,7 @@ def cases(found: Sequence[Result]) -> list[Case]:
     """
     groups: dict[str, dict[tuple[str, int], dict[str, Result]]] = {}
     for result in found:
-        if result.detector == "DAE":
+        if result.detector == "DAE" and not result.diverged:
             tasks = groups.setdefault(result.generator, {})
             tasks.setdefault((result.task, result.seed), {})[result.augmentation] = result
     chosen = []
@@ -95,7 +95,8 @@ def sweep_plots(found: Sequence[Result], store: Store) -> list[Plot]:
     tasks: dict[tuple[str, int], list[Result]] = {}
     for result in found:
         swept = is_cutout_c(Named.parse(result.augmentation))
-        if result.detector == "DAE" and swept and result.generator == "cutout":
+        own = result.detector == "DAE" and not result.diverged
+        if own and swept and result.generator == "cutout":
             tasks.setdefault((result.task, result.seed), []).append(result)
     if not tasks:
         return []

@@ -11,6 +11,7 @@ from stssad_fast import InputError
 from stssad_fast.augment.catalogue import NAMES
 from stssad_fast.baselines import AugmentationPredictor, AutoEncoder, DeepSAD, DeepSVDD
 from stssad_fast.datasets import load_digits
+from stssad_fast.errors import Diverged
 
 SIZES = {"width": 2, "hidden": 8}
 TRAINED = {
@@ -229,7 +230,7 @@ def test_wrong_sizes(make, size):
 
 @pytest.mark.parametrize("epochs", [1, 4])
 def test_divergence_is_one_clear_sentence(make, epochs):
-    with pytest.raises(InputError, match=r"diverged.*lower learning_rate"):
+    with pytest.raises(Diverged, match=r"diverged.*lower learning_rate"):
         make(learning_rate=1e30, epochs=epochs).fit(TRAIN)
 
 

@@ -1,5 +1,7 @@
 """The study's findings, said of records in which they hold, and in which they do not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pretended_study
 import pytest
@@ -54,6 +56,16 @@ def test_a_seed_that_is_lacking_makes_nothing_better():
     text = said(records)
     assert "the same augmentation has AUC 0.950, place 1 of 3; " in text["Finding 1"]
     assert "DAE: of 6 pairs" in text["Obs. 3"]
+
+
+def test_a_detector_that_diverged_tells_nothing_apart():
+    records = made({"flip": 0.2, "noise": 0.0, "invert": -0.1})
+    for place, record in enumerate(records[:4]):
+        tests = {name: {"auc": None} for name in record.values["tests"]}
+        records[place] = replace(record, values={"tests": tests, "stopped": "diverged"})
+    text = said(records)
+    assert "vanilla AUC 0.667" in text["Finding 1"]
+    assert "for 0 of 3 augmentations" in text["Obs. 6"]
 
 
 def test_observation_1_tells_the_best_size_and_where_harm_begins():

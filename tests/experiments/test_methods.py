@@ -97,11 +97,21 @@ def test_warm_up_in_epochs_becomes_steps():
     assert found["warm_up"] == 3 * -(-len(problem.train) // 32)
 
 
-def test_a_start_that_diverges_is_a_result_and_no_failure():
-    values, arrays = work(job("ST-SSAD", learning_rate=1e30))
-    assert values["tests"]["9"]["auc"] is None
+@pytest.mark.parametrize("method", ["ST-SSAD", "RD-RO", "AE", "DeepSVDD"])
+def test_a_detector_that_diverges_is_a_result_and_no_failure(method):
+    planned = job(method)
+    parameters = {**planned.config["parameters"], "learning_rate": 1e30}
+    config = {**planned.config, "parameters": parameters}
+    values, arrays = methods.work(config, planned.sources)
+    assert values["tests"] == {name: {"auc": None} for name in config["tests"]}
     assert values["stopped"] == "diverged"
     assert arrays == {}
+
+
+def test_scores_that_are_not_finite_have_diverged_too(monkeypatch):
+    planned = job("AE")
+    monkeypatch.setattr(methods.AutoEncoder, "anomaly_scores", lambda *_: np.array([0.0, np.inf]))
+    assert work(planned)[0]["stopped"] == "diverged"
 
 
 def test_other_pictures_than_planned_are_refused():

@@ -157,3 +157,12 @@ def test_silhouettes_tell_groups_apart():
     assert abs(study._silhouette(near, far)) < 0.1
     assert study._silhouette(near, far[:1]) is None
     assert study._silhouette(near, far * np.inf) is None
+
+
+def test_a_detector_that_diverges_is_a_result_and_no_failure():
+    wild = {"DAE": {**TINY["DAE"], "learning_rate": 1e30}}
+    (job,) = study.plan([Comparison(ONE, ["DAE"], [FLIP])], [3], wild)
+    values, arrays = study.work(job.config, job.sources)
+    assert values["stopped"] == "diverged"
+    assert set(values["tests"]) == set(job.config["tasks"])
+    assert arrays == {}
