@@ -17,6 +17,7 @@ from stssad_fast.augment import catalogue
 from stssad_fast.datasets import (
     ImageSet,
     Labelled,
+    Split,
     load_digits,
     load_textures,
     one_vs,
@@ -167,8 +168,15 @@ def _semantic(
             for other in classes
             if other != normal
         }
-    tests = {str(k): Task(split.test_images, split.test_labels) for k, split in splits.items()}
-    return Problem(next(iter(splits.values())).train_images, tests)
+    tests = {str(k): _limited_task(split, test_limit) for k, split in splits.items()}
+    return Problem(next(iter(splits.values())).train_images[:train_limit], tests)
+
+
+def _limited_task(split: Split, limit: int) -> Task:
+    """The first test pictures of either label."""
+    first = [np.flatnonzero(split.test_labels == label)[:limit] for label in (0, 1)]
+    rows = np.sort(np.concatenate(first))
+    return Task(split.test_images[torch.from_numpy(rows)], split.test_labels[rows])
 
 
 def _testbeds(

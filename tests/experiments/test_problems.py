@@ -86,7 +86,8 @@ def test_one_class_is_normal_and_each_other_one_a_task(labelled):
 def test_digits_train_on_the_same_pictures_in_every_task():
     found = problems.read("semantic", "digits", {"normal": 6, **LIMITS})
     assert list(found.tests) == [str(digit) for digit in range(10) if digit != 6]
-    assert found.train.shape[1:] == (1, 16, 16)
+    assert found.train.shape == (7, 1, 16, 16)
+    assert all(np.bincount(task.labels).tolist() == [3, 3] for task in found.tests.values())
     good = [task.images[torch.from_numpy(task.labels) == 0] for task in found.tests.values()]
     for other in good[1:]:
         torch.testing.assert_close(other, good[0], atol=0, rtol=0)

@@ -105,7 +105,8 @@ def test_a_predictor_sees_each_picture_equally_often(preset):
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_a_job_scores_everything_and_gives_the_same_again(detector):
+def test_a_job_scores_everything_and_gives_the_same_again(detector, monkeypatch):
+    monkeypatch.setattr(study, "KEPT", 12)
     (job,) = study.plan([Comparison(ONE, [detector], [FLIP])], [3], TINY)
     values, arrays = study.work(job.config, job.sources)
     again, same = study.work(job.config, job.sources)

@@ -47,6 +47,10 @@ def test_no_anomaly_is_left_as_it_was(name, labelled):
 def test_digits_are_divided_too():
     found = problems.read("testbeds", "digits", {**OPTIONS, "generators": ["cutout", "flip"]})
     assert list(found.tests) == ["cutout", "flip", *"023456789"]
+    assert len(found.train) == 7
+    assert np.bincount(found.tests["flip"].labels).tolist() == [3, 2]
+    every = {**OPTIONS, "train_limit": 500, "test_limit": 200, "generators": ["flip"]}
+    found = problems.read("testbeds", "digits", every)
     assert 100 < len(found.train) < 120
     assert np.bincount(found.tests["flip"].labels).tolist() == [37, 36]
 
