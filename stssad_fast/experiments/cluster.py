@@ -62,11 +62,15 @@ class Cluster:
             running: dict[Any, tuple[Job, float]] = {}
             while waiting or running:
                 # Asked for anew, as machines may come and go.
-                room = self._room(ray)
+                room = self._room(ray, began=len(waiting) < len(jobs))
                 while waiting and len(running) < room:
                     job = waiting.pop()
                     running[task.remote(work, job, self.cpus)] = job, time.monotonic()
                     yield job, None
+                if not running:
+                    time.sleep(TICK)  # until a machine comes back
+                    yield None
+                    continue
                 ended, _ = ray.wait(list(running), timeout=TICK)
                 for reference in ended:
                     job, began = running.pop(reference)
@@ -105,13 +109,21 @@ class Cluster:
                 signal.signal(signal.SIGTERM, handler)  # Ray has put its own there
         return ray
 
-    def _room(self, ray: Any) -> int:
-        """How many jobs fit side by side."""
+    def _room(self, ray: Any, began: bool) -> int:
+        """How many jobs fit side by side; once the run ``began``, there may be no room for a while.
+
+        Raises:
+            InputError: there is no room for a job and, most likely, there never will be.
+        """
         there = ray.cluster_resources()
         room = int(there.get("CPU", 0) / self.cpus)
         if self.gpus:
             room = min(room, int(there.get("GPU", 0) / self.gpus))
-        if room < 1:
+        if room < 1 and began and self.address == "local":
+            raise InputError(
+                "Ray on this machine has died; run again, which goes on, or without --ray"
+            )
+        if room < 1 and not began:
             raise InputError(
                 f"Ray at {self.address} has {there.get('CPU', 0):g} CPUs and "
                 f"{there.get('GPU', 0):g} GPUs; a job is to have {self.cpus} and {self.gpus:g}. "

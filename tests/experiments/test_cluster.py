@@ -12,6 +12,7 @@ from pretended import begun, plan
 
 from stssad_fast.errors import InputError
 from stssad_fast.experiments.cluster import Cluster, check_reachable
+from stssad_fast.experiments.jobs import Outcome
 
 from .test_local import PACKAGE, lines, run_all
 
@@ -67,10 +68,36 @@ def test_room(resources, options, room):
     ray = SimpleNamespace(cluster_resources=lambda: resources)
     cluster = Cluster("auto", **options)
     if isinstance(room, int):
-        assert cluster._room(ray) == room
+        assert cluster._room(ray, began=False) == cluster._room(ray, began=True) == room
     else:
+        assert cluster._room(ray, began=True) == 0
         with pytest.raises(InputError, match=room):
-            cluster._room(ray)
+            cluster._room(ray, began=False)
+
+
+def test_a_cluster_loses_its_last_machine_for_a_while(tmp_path, monkeypatch):
+    machines = iter([1.0, 0.0, 0.0, 1.0, 1.0])
+    done = []
+
+    def call(work, job, cpus):
+        done.append(Outcome({"job": job.label}))
+        return len(done) - 1
+
+    ray = SimpleNamespace(
+        cluster_resources=lambda: {"CPU": next(machines)},
+        remote=lambda **options: lambda function: SimpleNamespace(remote=call),
+        wait=lambda references, timeout: (references, []),
+        get=done.__getitem__,
+        shutdown=lambda: None,
+        exceptions=SimpleNamespace(RayError=RuntimeError),
+    )
+    monkeypatch.setattr(Cluster, "_begun", lambda self: ray)
+    jobs = plan(tmp_path, [None, None])
+    ended = [event for event in Cluster("auto")(None, jobs) if event and event[1]]
+    assert [job for job, _ in ended] == jobs
+    machines = iter([1.0, 0.0])
+    with pytest.raises(InputError, match="Ray on this machine has died"):
+        list(Cluster("local")(None, jobs))
 
 
 def test_parts_of_gpus():
