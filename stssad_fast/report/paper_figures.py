@@ -20,7 +20,7 @@ from stssad_fast.experiments.recovered import Recovered
 from stssad_fast.report.case import Array
 from stssad_fast.report.collect import EMBEDDINGS_PER_SET, SEED, project
 from stssad_fast.report.figures import KIND_ROLES, scatter
-from stssad_fast.report.svg import ROLES, STYLE, new_axes
+from stssad_fast.report.svg import ROLES, STYLE, new_axes, plain
 from stssad_fast.report.wording import number
 
 # Hues for values that have an order of their own, e.g. five sizes of patch.
@@ -118,9 +118,10 @@ def picture_rows(
     axes.imshow(sheet, interpolation="nearest" if width < 64 else "auto")
     middles = [j * (width + gap) + width / 2 for j in range(count)]
     axes.set_yticks(
-        [i * (height + gap) + height / 2 for i in range(len(rows))], [name for name, _ in rows]
+        [i * (height + gap) + height / 2 for i in range(len(rows))],
+        [plain(name) for name, _ in rows],
     )
-    axes.set_xticks(middles[: len(columns)], columns)
+    axes.set_xticks(middles[: len(columns)], [plain(name) for name in columns])
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     axes.xaxis.set_label_position("top")
     axes.set_xlabel(axis)
@@ -190,7 +191,7 @@ def embedding_maps(maps: Sequence[tuple[str, EmbeddingSets]]) -> Figure:
             (role, points[k], shape, size) for k, (role, shape, size, _) in KIND_ROLES.items()
         ]
         scatter(axes, groups, explained)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(plain(title), fontsize=9)
     handles = [
         Line2D([], [], ls="", marker=shape, ms=size + 1.5, color=ROLES[role], mew=0, label=label)
         for role, shape, size, label in KIND_ROLES.values()

@@ -49,6 +49,11 @@ STYLE: Any = {
 }
 
 
+def plain(text: str) -> str:
+    """Text of others, e.g. the name of a folder, of which matplotlib is to make no formula."""
+    return text.replace("$", r"\$")
+
+
 def new_axes(width: float = 4.4, height: float = 2.9) -> tuple[Figure, Axes]:
     """An empty figure of one axes, sizes in inches; call it within `rc_context(STYLE)`."""
     figure = Figure(figsize=(width, height), layout="constrained")

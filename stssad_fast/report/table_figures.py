@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from stssad_fast.experiments.scores import Summary
 from stssad_fast.experiments.tables import p_text
-from stssad_fast.report.svg import ROLES, STYLE, new_axes
+from stssad_fast.report.svg import ROLES, STYLE, new_axes, plain
 
 OURS, OTHER, BETTER = "train", "muted", "anomaly"
 _ROW = 0.2  # inches
@@ -53,7 +53,7 @@ def auc_dots(summary: Summary) -> Figure:
         axes.grid(axis="x", visible=False)
         axes.axhline(len(tasks) - 0.25, color=ROLES["muted"], lw=0.7)
     if len(panels):
-        panels[0].set_yticks(heights, [*tasks, "mean"])
+        panels[0].set_yticks(heights, [*map(plain, tasks), "mean"])
         panels[0].set_ylim(len(tasks) + 1.1, -0.7)
     figure.supxlabel("AUC on the test pictures", fontsize=9, color=ROLES["muted"])
     handles = [_marker("o", OTHER, "method, mean", 5), _marker("o", OTHER, "single runs", 2.6)]

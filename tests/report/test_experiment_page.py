@@ -237,6 +237,18 @@ def test_charts_without_ours_or_others(tmp_path: Path) -> None:
     write_page(tmp_path / "b.html", page)
 
 
+@pytest.mark.parametrize("name", ["US$ 5 % and $ 6", r"$\frac$", "$a$b", "a$", r"\$a$"])
+def test_names_are_no_formulas(name: str, tmp_path: Path) -> None:
+    ones = EmbeddingSets(*(np.ones((n, 4)) for n in (3, 2, 1, 1)))
+    learned = paper_figures.learned_augmentation(
+        [(name, np.ones((1, 9, 9)), np.ones((1, 9, 9)), {})]
+    )
+    figures = [auc_dots(summarize([Score(name, "AE", 0, 0.5)]))]
+    figures += [paper_figures.embedding_maps([(name, ones)]), learned]
+    for figure in figures:
+        assert name in Plot("a", "", "", figure).html().unescape()
+
+
 def test_arrows_are_the_descent() -> None:
     grid = loss_grid(9)
     (arrows,) = (c for c in paper_figures.lemma(grid).axes[0].collections if isinstance(c, Quiver))
