@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,13 @@ def defects(data: Sequence[str | Path], image_size: int, channels: int) -> list[
     """Table 1: every kind of defect of every category in the folders ``data``."""
     options = {"image_size": image_size, "channels": channels}
     return [
-        Part("defects", str(folder), options, f"{folder.resolve().name}/{{}}".format)
+        Part("defects", str(folder), options, partial("{}/{}".format, _title(folder)))
         for folder in (category for root in data for category in problems.categories(root))
     ]
+
+
+def _title(folder: Path) -> str:
+    return problems.printable(folder.resolve().name)
 
 
 def semantic(

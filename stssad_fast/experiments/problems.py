@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -117,8 +118,15 @@ def _defects(source: str, image_size: int, channels: int) -> Problem:
     tests = {}
     for kind in dict.fromkeys(kinds[kinds != GOOD]):
         rows = np.flatnonzero((kinds == GOOD) | (kinds == kind))
-        tests[str(kind)] = Task(images[torch.from_numpy(rows)], (kinds[rows] != GOOD).astype(int))
+        tests[printable(str(kind))] = Task(
+            images[torch.from_numpy(rows)], (kinds[rows] != GOOD).astype(int)
+        )
     return Problem(_tensor(train), tests)
+
+
+def printable(name: str) -> str:
+    """The name of a file, in which bytes that are no UTF-8 are written as ``\\xff``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _folders(

@@ -177,7 +177,7 @@ class Store:
         path = self.folder / JOBS
         try:
             with path.open("ab") as file:
-                file.write(line.encode())
+                file.write(line.encode(errors="backslashreplace"))  # which JSON reads back
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -1,6 +1,8 @@
 """Pictures of the experiments: what is trained on, what is tested, and how they are told apart."""
 
+import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from PIL import Image
 
 from stssad_fast.errors import InputError
-from stssad_fast.experiments import problems
+from stssad_fast.experiments import plans, problems, settings
 from stssad_fast.ops import cutdiff, patch_shape
 
 SIZE = {"image_size": 16, "channels": 1}
@@ -70,6 +72,17 @@ def test_categories_are_the_folder_or_those_in_it(category, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file is a file, expected a folder in MVTec AD's layout"):
         problems.categories(tmp_path / "file")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names must be UTF-8")
+def test_names_that_are_no_utf_8_or_look_like_a_format(category):
+    odd = category.rename(category.parent / os.fsdecode(b"{0} \xff"))
+    (odd / "test/cut").rename(odd / "test" / os.fsdecode(b"\xff{}"))
+    (part,) = plans.defects([odd], 16, 1)
+    _, tasks = plans.pictures(part)
+    assert sorted(tasks.values(), reverse=True) == [r"{0} \xff/hole", r"{0} \xff/\xff{}"]
+    (job, *_) = plans.plan([part], ["AE"], [0], settings.parameters("defects", "small", {}))
+    assert job.key
 
 
 def test_one_class_is_normal_and_each_other_one_a_task(labelled):

@@ -1,6 +1,7 @@
 """The folder of a run: what is kept, what a crash leaves, and who may write."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -31,6 +32,13 @@ def test_what_is_kept(tmp_path):
         assert (failed.status, failed.reason, failed.label) == ("failed", "it rains", "seed 1")
         assert done.when.endswith("+00:00")
         np.testing.assert_array_equal(store.arrays(A.key)["scores"], [1.0, 2.0])
+
+
+def test_what_is_no_utf_8_can_be_kept(tmp_path):
+    name = os.fsdecode(b"b\xff")
+    job = Job({"i": 0}, name, "group")
+    kept(tmp_path, (job, Outcome(reason=f"no {name}")))
+    assert [(r.label, r.reason) for r in Store(tmp_path).failed.values()] == [(name, f"no {name}")]
 
 
 def test_done_stays_done(tmp_path):

@@ -117,6 +117,12 @@ def test_same_input_same_page(page: ExperimentPage, tmp_path: Path) -> None:
     assert first == second
 
 
+def test_a_command_that_is_no_utf_8(tmp_path: Path) -> None:
+    page = ExperimentPage("t", os.fsdecode(b"--out b\xff"), done=1)
+    text = write_page(tmp_path / "index.html", page).read_text(encoding="utf-8")
+    assert r"--out b\udcff" in text
+
+
 def test_colours_go_dark_with_the_page(page: ExperimentPage) -> None:
     for plot in page.plots():
         assert "var(--" in plot.html() and 'role="img"' in plot.html()
