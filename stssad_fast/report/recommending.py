@@ -11,15 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from sklearn.decomposition import PCA
 
 from stssad_fast.checkpoint import write_text
+from stssad_fast.errors import InputError
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.recommending import CLOSE, Agreement, Ranked, agreements, ranking
 from stssad_fast.experiments.scores import NONE
 from stssad_fast.experiments.store import Record, Store
 from stssad_fast.experiments.tables import Grid, csv_text
 from stssad_fast.report.case import Array
+from stssad_fast.report.collect import project
 from stssad_fast.report.plot import Plot
 from stssad_fast.report.results import TABLE, write_run
 from stssad_fast.report.study_figures import FAMILY_ROLES
@@ -185,8 +186,11 @@ def _plots(ranked: Sequence[Ranked], store: Store) -> list[Plot]:
         )
     ]
     shown = list(ranked[:EVIDENCE]) + list(ranked[EVIDENCE:][-1:])
-    arrays = {row.candidate.title: store.arrays(row.records[0].key) for row in shown}
-    if all(arrays.values()):
+    try:
+        arrays = {row.candidate.title: store.arrays(row.records[0].key) for row in shown}
+    except InputError:  # jobs.jsonl alone was kept
+        arrays = {}
+    if arrays:
         plots.append(
             Plot(
                 "evidence",
@@ -276,9 +280,8 @@ def _histograms(axes: Axes, arrays: Mapping[str, Array]) -> None:
 
 def _plane(axes: Axes, arrays: Mapping[str, Array]) -> None:
     kinds = {"train": "train", "augmented": "augmented", "test": "anomaly"}
-    rows = {kind: arrays[f"embedding/{kind}"].astype(np.float64) for kind in kinds}
-    plane = PCA(2, random_state=0).fit(np.concatenate(list(rows.values())))
+    points, _ = project({kind: arrays[f"embedding/{kind}"] for kind in kinds})
     for kind, role in kinds.items():
-        axes.plot(*plane.transform(rows[kind]).T, "o", ms=2.6, mew=0, alpha=0.5, color=ROLES[role])
+        axes.plot(*points[kind].T, "o", ms=2.6, mew=0, alpha=0.5, color=ROLES[role])
     axes.set(xticks=[], yticks=[])
     axes.grid(visible=False)
