@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from stssad_fast.experiments.jobs import JSON, Job, Outcome
 from stssad_fast.folders import at_work, entries, lock
 
 JOBS, PLAN, ARRAYS = "jobs.jsonl", "plan.json", "arrays"
+BEGIN = '{"key": '  # of a line
 PATIENCE = 1.0  # seconds to wait for who only looks whether the folder is in use
 
 
@@ -175,12 +177,15 @@ class Store:
                 np.savez(file, **outcome.arrays)  # type: ignore[arg-type]
         line = json.dumps(asdict(record), ensure_ascii=False, allow_nan=False) + "\n"
         path = self.folder / JOBS
+        size = path.stat().st_size if path.exists() else 0
         try:
             with path.open("ab") as file:
                 file.write(line.encode(errors="backslashreplace"))  # which JSON reads back
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            with suppress(OSError):  # else the next line would be glued to a part of this one
+                os.truncate(path, size)
             raise InputError(
                 f"cannot write {path}: {error.strerror}; what was there before is unharmed. Free "
                 "some space and run again"
@@ -198,7 +203,7 @@ class Store:
         try:
             with path.open("rb") as file, np.load(file) as arrays:
                 return dict(arrays)
-        except (OSError, ValueError, EOFError, BadZipFile) as error:
+        except (OSError, ValueError, TypeError, EOFError, NotImplementedError, BadZipFile) as error:
             raise InputError(
                 f"{path} cannot be read ({error}); delete the line of that key from {JOBS} and run "
                 "again to make it anew"
@@ -226,7 +231,7 @@ class Store:
             return Plan([Planned(**job) for job in values["jobs"]], values["workers"])
         except (FileNotFoundError, NotADirectoryError):
             return Plan()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{path} cannot be read ({error}); delete it and run again, which writes it anew"
             ) from error
@@ -259,9 +264,9 @@ class Store:
             try:
                 if line.strip():
                     yield _parsed(line)
-            except (ValueError, TypeError) as error:
-                if number == len(lines):
-                    return  # being written, or torn; its job is not done
+            except (ValueError, TypeError, RecursionError) as error:
+                if number == len(lines) and _torn(line):
+                    return  # or being written; its job is not done
                 raise InputError(
                     f"line {number} of {path} cannot be read ({error}); delete that line, and "
                     "run again to have its job done again"
@@ -276,9 +281,7 @@ class Store:
         if not last:
             return
         with path.open("r+b") as file:
-            try:
-                _parsed(last)
-            except (ValueError, TypeError):
+            if _torn(last):
                 file.truncate(len(data) - len(last))
             else:  # whole but for its end, as an editor may leave it
                 file.seek(0, os.SEEK_END)
@@ -289,4 +292,30 @@ def _parsed(line: bytes) -> Record:
     values = json.loads(line)
     if not isinstance(values, dict):
         raise ValueError("not an object")
-    return Record(**values)
+    record = Record(**values)
+    texts = (record.key, record.label, record.group, record.when)
+    seconds = record.seconds
+    sound = (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(record.config, dict)
+        and isinstance(record.about, dict)
+        and isinstance(seconds, int | float)
+        and math.isfinite(seconds)
+        and isinstance(record.values, dict if record.status == "done" else dict | None)
+        and record.status in ("done", "failed")
+    )
+    if not sound:
+        raise ValueError("a value is of another type than those of a job")
+    return record
+
+
+def _torn(line: bytes) -> bool:
+    """Whether it is the beginning of a line and no more, as a killed process leaves one."""
+    text = line.rstrip(b"\0").decode(errors="replace")  # zeros: the power failed
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return text.startswith(BEGIN) or BEGIN.startswith(text)
+    except RecursionError:
+        pass
+    return False

@@ -221,7 +221,7 @@ def _together(jobs: Mapping[str, Job], store: Store, fit: Fit) -> float | None:
     (name,) = records[0].config["tests"]
     try:
         scores = [store.arrays(record.key)[f"scores/{name}"] for record in records]
-    except InputError:
+    except (InputError, KeyError):
         return None
     labels = problem_of(jobs[records[0].key]).tests[name].labels
     return outcomes.ensemble_auc(fit, scores, labels)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -67,10 +68,68 @@ def test_a_last_line_that_lacks_its_end_alone(tmp_path):
     assert set(kept(tmp_path, (B, GOOD)).done) == {A.key, B.key} == set(Store(tmp_path).done)
 
 
+def test_a_last_line_that_is_not_torn_is_not_cut_off(tmp_path):
+    """As of an editor that writes lone carriage returns: the whole file is one line."""
+    kept(tmp_path, (A, GOOD), (B, GOOD))
+    path = tmp_path / "jobs.jsonl"
+    lines = path.read_bytes().splitlines()
+    for data in (b"\r".join(lines), lines[0] + b"\n>>>>>>> theirs", lines[0] + b"\n{}"):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"line \d of .*jobs.jsonl.*delete that line"):
+            kept(tmp_path)
+        assert path.read_bytes() == data
+
+
+def test_what_a_power_failure_leaves_is_cut_off(tmp_path):
+    kept(tmp_path, (A, GOOD))
+    path = tmp_path / "jobs.jsonl"
+    whole = path.read_bytes()
+    for tail in (b"\0" * 9, b'{"key": "0\0\0\0'):
+        path.write_bytes(whole + tail)
+        assert set(kept(tmp_path).done) == {A.key}
+        assert path.read_bytes() == whole
+
+
+def test_a_line_that_did_not_fit_spoils_no_other(tmp_path, monkeypatch):
+    def full(handle):
+        os.ftruncate(handle, os.fstat(handle).st_size - 20)
+        raise OSError(28, "No space left on device")
+
+    store = kept(tmp_path, (A, GOOD))
+    with store.claimed():
+        with monkeypatch.context() as patch, pytest.raises(InputError, match="No space left"):
+            patch.setattr(os, "fsync", full)
+            store.add(B, Outcome({}))
+        store.add(C, Outcome({}))
+    assert set(Store(tmp_path).done) == {A.key, C.key}
+
+
+CHANGES = [
+    {"key": 1},
+    {"config": []},
+    {"status": "won"},
+    {"values": None},
+    {"values": [1]},
+    {"seconds": "1"},
+    {"seconds": float("nan")},
+    {"when": None},
+    {"about": None},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_values_of_another_type_are_told(tmp_path, change):
+    kept(tmp_path, (A, GOOD))
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) + "\n")
+    with pytest.raises(InputError, match=r"line 1 of .*jobs.jsonl cannot be read \(a value"):
+        Store(tmp_path)
+
+
 def test_damage_elsewhere_is_told(tmp_path):
     kept(tmp_path, (A, GOOD), (B, GOOD))
     path = tmp_path / "jobs.jsonl"
-    for damaged in ("<<<<<<< HEAD", "[]", '{"key": 1}'):
+    for damaged in ("<<<<<<< HEAD", "[]", '{"key": 1}', "[" * 10**5):
         path.write_text("\n".join([damaged, *path.read_text().splitlines()[-1:], ""]))
         with pytest.raises(InputError, match=r"line 1 of .*jobs.jsonl.*delete that line"):
             Store(tmp_path)
@@ -91,6 +150,20 @@ def test_torn_arrays_are_refused(tmp_path, left):
     store = kept(tmp_path, (A, GOOD))
     path = tmp_path / f"arrays/{A.key}.npz"
     path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(InputError, match=r"npz cannot be read.*delete the line"):
+        store.arrays(A.key)
+
+
+def test_other_files_than_arrays_are_refused(tmp_path):
+    store = kept(tmp_path, (A, GOOD))
+    path = tmp_path / f"arrays/{A.key}.npz"
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(InputError, match=r"npz cannot be read.*delete the line"):
+        store.arrays(A.key)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("scores.npy", b"")
+    path.write_bytes(path.read_bytes().replace(b"\x14\0\0\0\0\0", b"\x14\0\0\0\x63\0"))
     with pytest.raises(InputError, match=r"npz cannot be read.*delete the line"):
         store.arrays(A.key)
 
