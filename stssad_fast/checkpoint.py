@@ -43,6 +43,11 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def leftovers(folder: Path, pattern: str) -> Iterator[Path]:
+    """What a killed process left of :func:`replacing` for files whose names match ``pattern``."""
+    return folder.glob(f".{pattern}.{'?' * 8}")  # mkstemp's
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all; what is no UTF-8 in names of files as \\udcXX."""
     with replacing(path) as temporary:

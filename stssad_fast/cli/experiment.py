@@ -21,7 +21,7 @@ from stssad_fast.experiments.jobs import JSON, Executor, Job, Work
 from stssad_fast.experiments.local import Local
 from stssad_fast.experiments.runner import check, run
 from stssad_fast.experiments.store import Planned, Store, time_to_go
-from stssad_fast.report.results import TABLE
+from stssad_fast.report.results import PAGE, TABLE
 from stssad_fast.report.wording import duration
 
 FAILED = 1
@@ -88,7 +88,13 @@ class How:
     quiet: bool = False
 
 
-def run_plan(jobs: Sequence[Job], out: Path, work: Work, how: How) -> Store:
+def run_plan(
+    jobs: Sequence[Job],
+    out: Path,
+    work: Work,
+    how: How,
+    write: Callable[[Store], object] = lambda store: None,
+) -> Store:
     """Run the jobs of a plan that are not done yet, and show how it goes.
 
     Args:
@@ -96,6 +102,7 @@ def run_plan(jobs: Sequence[Job], out: Path, work: Work, how: How) -> Store:
         out: folder of the run, begun or not.
         work: computes a job; see :data:`Work`.
         how: who runs them.
+        write: writes into the folder what all have come to, while no other process may write.
 
     Returns:
         What is known of the jobs: of those of the plan, all are in its ``done`` or ``failed``.
@@ -114,15 +121,16 @@ def run_plan(jobs: Sequence[Job], out: Path, work: Work, how: How) -> Store:
             store.write_plan(jobs, workers)
             with JobsDisplay(errors, store, jobs) as display:
                 run(jobs, store, work, executor, display)
+            failed = sum(job.key in store.failed for job in jobs)
+            line = f"{len(jobs) - failed} done, {failed} failed"
+            if failed:
+                line += f"; the reasons: stssad-fast experiment status {shlex.quote(str(out))}"
+            errors.print(line, soft_wrap=True)
+            write(store)
     except KeyboardInterrupt:
         command = shlex.join(["stssad-fast", *sys.argv[1:]])
         print(f"Stopped; what was done is kept. To go on: {command}", file=sys.stderr)
         raise typer.Exit(STOPPED) from None
-    failed = sum(job.key in store.failed for job in jobs)
-    line = f"{len(jobs) - failed} done, {failed} failed"
-    if failed:
-        line += f"; the reasons: stssad-fast experiment status {shlex.quote(str(out))}"
-    errors.print(line, soft_wrap=True)
     return store
 
 
@@ -132,14 +140,14 @@ def perform(
     work: Work,
     how: How,
     own: Callable[[dict[str, JSON]], bool],
-    write: Callable[[Store], Path],
+    write: Callable[[Store], object],
 ) -> None:
     """Run what is left of a plan, and show what all of it has come to.
 
     Args:
         jobs, out, work, how: as for :func:`run_plan`.
         own: whether a configuration that the folder holds is of this kind of run.
-        write: writes tables and page, and returns the page.
+        write: writes tables and page.
 
     Raises:
         InputError: the folder holds another experiment, or files that are no run's, which these
@@ -156,8 +164,8 @@ def perform(
             raise InputError(
                 f"{out} holds another experiment ({record.label}); choose another --out"
             )
-    store = run_plan(jobs, out, work, how)
-    tell(write(store), how.quiet)
+    store = run_plan(jobs, out, work, how, write)
+    tell(out / PAGE, how.quiet)
     if any(job.key in store.failed for job in jobs):
         raise typer.Exit(FAILED)
 

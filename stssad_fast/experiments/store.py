@@ -18,13 +18,19 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from stssad_fast.checkpoint import replacing, write_text
+from stssad_fast.checkpoint import leftovers, replacing, write_text
 from stssad_fast.errors import InputError
 from stssad_fast.experiments.jobs import JSON, Job, Outcome
 from stssad_fast.folders import at_work, entries, lock
 
 JOBS, PLAN, ARRAYS = "jobs.jsonl", "plan.json", "arrays"
 BEGIN = '{"key": '  # of a line
+_WRITTEN = (
+    *(("", name) for name in (PLAN, "*.md", "*.csv", "*.html")),
+    *((ARRAYS, "*.npz"), ("figures", "*.svg"), ("figures", "*.png")),
+)
+"""Where files lie that are written as a whole while the folder is claimed, and their names."""
+
 PATIENCE = 1.0  # seconds to wait for who only looks whether the folder is in use
 
 
@@ -120,7 +126,8 @@ class Store:
     def claimed(self) -> Iterator[None]:
         """Make the folder, and keep other processes from writing to it while the block runs.
 
-        A line that a killed process did not finish is cut off; its job was not done.
+        A line that a killed process did not finish is cut off; its job was not done. Other files
+        that it did not finish are deleted.
 
         Raises:
             InputError: the folder cannot be written to, or another process has claimed it.
@@ -134,8 +141,8 @@ class Store:
                         raise at_work(self.folder)
                     time.sleep(0.05)
                 (self.folder / ARRAYS).mkdir(exist_ok=True)
-                for pattern in (f".{PLAN}.*", f"{ARRAYS}/.*.npz.*"):
-                    for leftover in self.folder.glob(pattern):  # of a killed process
+                for place, pattern in _WRITTEN:
+                    for leftover in leftovers(self.folder / place, pattern):
                         leftover.unlink()
                 self._mend()
             except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -112,8 +113,20 @@ def write_run(out: Path, title: str, jobs: Sequence[Job], store: Store, **conten
         seconds=sum(record.seconds for record in records),
         **content,
     )
-    save_plots(out / FIGURES, page.plots())
+    plots = page.plots()
+    save_plots(out / FIGURES, plots)
+    for name in _shown(out / PAGE) - {plot.name for plot in plots}:  # of an earlier, larger plan
+        for kind in ("svg", "png"):
+            (out / FIGURES / f"{name}.{kind}").unlink(missing_ok=True)
     return write_page(out / PAGE, page)
+
+
+def _shown(page: Path) -> set[str]:
+    """Names of the figures of a page that was written earlier; none without one."""
+    try:
+        return set(re.findall(r'id="figure-([\w-]+)"', page.read_text(encoding="utf-8")))
+    except (FileNotFoundError, UnicodeDecodeError):
+        return set()
 
 
 def write_figures(

@@ -37,6 +37,9 @@ from stssad_fast.report.results import TABLE, shared_settings, write_run
 from stssad_fast.report.study_cases import case_plots, cases, sweep_plots
 from stssad_fast.report.study_figures import class_bias, relative_auc
 
+GRIDS = ("findings", "auc", "relative", "hyperparameters", "mmd", "recommend")
+"""Names of the tables, each of which is a file, too, if it has rows."""
+
 
 def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
     """Write what a run has come to so far: tables, figures and the page.
@@ -58,6 +61,8 @@ def write_study(out: Path, jobs: Sequence[Job], store: Store) -> Path:
     others = [result for result in every if result.hyperparameters]
     grids = [grid for grid in _grids(found, others, records, store) if grid.rows]
     write_text(out / TABLE, "\n".join(grid.markdown() for grid in grids))
+    for name in GRIDS:
+        (out / f"{name}.md").unlink(missing_ok=True)  # of an earlier, larger plan
     for grid in grids:
         write_text(out / f"{grid.name}.md", grid.markdown(heading=False))
     write_text(out / "runs.csv", tables.results_csv(every))

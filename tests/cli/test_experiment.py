@@ -3,6 +3,7 @@
 import io
 
 import pytest
+import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -115,6 +116,17 @@ def test_gpus_are_rays(tmp_path):
     with pytest.raises(InputError, match="--gpus-per-job needs --ray"):
         experiment.run_plan(PLAN, tmp_path / "run", never, experiment.How(gpus_per_job=0.5))
     assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_while_tables_are_written(tmp_path, capsys):
+    def write(store):
+        assert Store(store.folder).in_use
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as stopped:
+        experiment.run_plan([], tmp_path / "run", never, experiment.How(1), write)
+    assert stopped.value.exit_code == 130
+    assert "Stopped; what was done is kept. To go on: stssad-fast" in capsys.readouterr().err
 
 
 def test_all_done(store, capsys):

@@ -102,6 +102,13 @@ def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
     assert "all together" not in (out / "ablation.md").read_text()
     assert (out / "jobs.jsonl").read_text().splitlines() == lines
 
+    (out / "figures/mine.png").touch()
+    arguments[-1] = "RD-CD"
+    cli.accepted(*arguments)  # a smaller plan, which has nothing to compare and learns nothing
+    assert {path.name for path in out.glob("figures/*")} == {"auc.svg", "auc.png", "mine.png"}
+    arguments[-1] = "RD-CD,ST-SSAD"
+    cli.accepted(*arguments)
+
     gallery = tmp_path / "gallery"
     cli.accepted("experiment", "gallery", "--runs", out, "--out", gallery)
     assert (gallery / "figures/learned-run.png").exists()

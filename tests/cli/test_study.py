@@ -180,3 +180,6 @@ def test_the_ranking_without_labels_is_judged_by_them(cli, tmp_path, labelled):
     assert {row[2] for row in rows[:3]} <= {"Flip", "CutOut"}
     assert rows[3][-1] in [f"{n} of 3 |" for n in range(4)]
     assert "judged by them" in (tmp_path / "run/index.html").read_text()
+    assert (tmp_path / "run/recommend.md").exists()
+    cli.accepted(*options(tmp_path / "run", "--data", labelled, "--detectors", "DAE"))
+    assert not (tmp_path / "run/recommend.md").exists()

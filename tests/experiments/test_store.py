@@ -177,10 +177,18 @@ def test_arrays_come_first_and_whole(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left"):
         kept(tmp_path, (A, GOOD))
     assert not Store(tmp_path).done and not list((tmp_path / "arrays").iterdir())
-    (tmp_path / f"arrays/.{A.key}.npz.torn").touch()
-    (tmp_path / ".plan.json.torn").touch()
+
+
+def test_what_a_killed_process_did_not_finish_is_deleted(tmp_path):
+    names = (".plan.json", f"arrays/.{A.key}.npz", ".table.md", ".runs.csv", ".index.html")
+    for name in (*names, "figures/.auc.svg", "figures/.auc.png"):
+        path = tmp_path / f"{name}.abcd_123"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (tmp_path / ".table.md.swp").touch()  # an editor's
     kept(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*")] == ["arrays"]
+    found = sorted(path.name for path in tmp_path.rglob("*"))
+    assert found == [".table.md.swp", "arrays", "figures"]
 
 
 def test_one_writer_at_a_time(tmp_path, monkeypatch):
