@@ -45,15 +45,22 @@ def p_text(p_value: float | None) -> str:
 
 
 def paper_mean(summary: Summary, paper: PaperTable | None, method: str) -> float | None:
-    """The paper's mean of `method` over the summary's tasks; None unless it has all of them."""
-    if paper is None or not all((task, method) in paper.auc for task in summary.tasks):
+    """The paper's mean of `method`; None if it lacks one.
+
+    Over the summary's tasks if the paper has all of them, else over the paper's if the summary has
+    all of those.
+    """
+    if paper is None:
         return None
-    return float(np.mean([paper.auc[task, method] for task in summary.tasks]))
+    tasks = paper.tasks if set(paper.tasks) < set(summary.tasks) else summary.tasks
+    if not all((task, method) in paper.auc for task in tasks):
+        return None
+    return float(np.mean([paper.auc[task, method] for task in tasks]))
 
 
 def paper_p_value(summary: Summary, paper: PaperTable | None, method: str) -> float | None:
-    """The paper's p-value of `method`; None unless the summary has the paper's tasks."""
-    if paper is None or set(summary.tasks) != set(paper.tasks):
+    """The paper's p-value of `method`, over its tasks; None unless the summary has all of them."""
+    if paper is None or not set(paper.tasks) <= set(summary.tasks):
         return None
     return paper.p_values.get(method)
 
@@ -77,7 +84,14 @@ def caption(summary: Summary, paper: PaperTable | None = None) -> str:
             "than the method, over all pairs of runs of one task and seed."
         )
     if paper is not None:
-        sentences.append("In parentheses: what the paper prints for the same tasks.")
+        more = set(paper.tasks) < set(summary.tasks)
+        sentences.append(
+            "In parentheses: what the paper prints for the same tasks"
+            + (
+                f"; its means and p-values are over its {len(paper.tasks)} tasks alone." * more
+                or "."
+            )
+        )
     return " ".join(sentences)
 
 
