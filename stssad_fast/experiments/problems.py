@@ -62,11 +62,13 @@ class Problem:
     skipped: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """What the pictures are, whatever folder they come from."""
+        """What the pictures and their labels are, whatever folder they come from."""
         found = hashlib.sha256()
         for name, tensor in [("", self.train), *((k, t.images) for k, t in self.tests.items())]:
             found.update(f"{name}{tuple(tensor.shape)}".encode())
             found.update(tensor.contiguous().numpy().data)
+        for task in self.tests.values():
+            found.update(task.labels.astype(np.int8).tobytes())
         return found.hexdigest()[:16]
 
 

@@ -60,6 +60,16 @@ def test_the_digest_tells_the_pictures_and_not_the_folder(category, tmp_path):
     assert problems.read("defects", str(tmp_path / "copy"), SIZE).digest() != digest
 
 
+def test_the_digest_tells_the_labels():
+    """They decide on the AUC, and may be put right where the pictures stay as they are."""
+    images = torch.rand(4, 1, 16, 16)
+    digests = {
+        problems.Problem(images, {"cut": problems.Task(images, np.array(labels))}).digest()
+        for labels in ([0, 0, 1, 1], [0, 1, 1, 1])
+    }
+    assert len(digests) == 2
+
+
 def test_categories_are_the_folder_or_those_in_it(category, tmp_path):
     assert problems.categories(category) == [category]
     shutil.copytree(category, tmp_path / "another")
