@@ -112,6 +112,7 @@ class STSSAD(OutlierScores):
         ensemble: score by all starts together: the mean of the places that a picture has among the
             test pictures, in [0, 1], each start weighted by its ``score_shift``
             (:mod:`stssad_fast.tuning.ensemble`). Everything else is of the start that is kept.
+            Better on defects, at four times the time to score (docs/results.md).
         contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
             threshold of :meth:`predict`; ``"auto"``: the 95th percentile of the training scores.
         n_jobs: starts that run at the same time, each in a process of its own, among which torch's
