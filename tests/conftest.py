@@ -1,6 +1,7 @@
 """What all tests share: one tolerance for each dtype, and one thread."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -15,6 +16,10 @@ if not torch.cuda.is_available():
 
 # Tests run side by side; threads that wait for each other's cores make tiny work slow.
 torch.set_num_threads(1)
+
+# A job in the background ignores Ctrl-C, and so would the processes that tests send one to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 try:
     from hypothesis import HealthCheck, settings
