@@ -195,7 +195,7 @@ def test_what_an_earlier_build_in_place_left(setup, monkeypatch, tmp_path, comma
 @pytest.mark.skipif(sys.platform == "win32", reason="the compiler is another one there")
 def test_a_wheel_without_an_extension_is_for_any_machine(setup, tmp_path):
     if setup.torch_missing():
-        pytest.skip("it is not tried")
+        pytest.skip("without torch no extension is tried")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("csrc", "kernels"):
