@@ -108,7 +108,8 @@ class STSSAD(OutlierScores):
         graph: capture each step as a CUDA graph and replay it; needs a GPU. Losses are looked at
             every few steps only, unless progress is shown.
         selection: which start is kept: the one of largest ``"score_shift"``, which does not depend
-            on the scale of the scores, or of largest ``"score_variance"`` (Eq. 6).
+            on the scale of the scores, of largest ``"score_variance"`` (Eq. 6), or of least
+            ``"loss"``, ``L_trn + L_val`` (good with the centroid: docs/results.md).
         ensemble: score by all starts together: the mean of the places that a picture has among the
             test pictures, in [0, 1], each start weighted by its ``score_shift``
             (:mod:`stssad_fast.tuning.ensemble`). Everything else is of the start that is kept.
@@ -168,7 +169,7 @@ class STSSAD(OutlierScores):
         "precision": [StrOptions({"float32", "bfloat16"})],
         "recompute": ["boolean"],
         "graph": ["boolean"],
-        "selection": [StrOptions({"score_variance", "score_shift"})],
+        "selection": [StrOptions({"score_variance", "score_shift", "loss"})],
         "ensemble": ["boolean"],
         "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
         "n_jobs": [None, Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
@@ -209,7 +210,7 @@ class STSSAD(OutlierScores):
         precision: Literal["float32", "bfloat16"] = "float32",
         recompute: bool = False,
         graph: bool = False,
-        selection: Literal["score_variance", "score_shift"] = "score_shift",
+        selection: selection.Rule = "score_shift",
         ensemble: bool = False,
         contamination: float | Literal["auto"] = "auto",
         n_jobs: int | None = None,

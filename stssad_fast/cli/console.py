@@ -194,8 +194,9 @@ def summary(console: Console, results: Mapping[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("start")
     rule = results["selection"]
-    criterion = {"score_variance": "S", "score_shift": "shift"}[rule]
-    headers = [*(f"{name} from" for name in varied), *names, "L_trn", "L_val", criterion]
+    # The losses have columns of their own.
+    criterion = {"score_variance": ["S"], "score_shift": ["shift"], "loss": []}[rule]
+    headers = [*(f"{name} from" for name in varied), *names, "L_trn", "L_val", *criterion]
     for header in [*headers, *(["AUC"] if labelled else [])]:
         table.add_column(header, justify="right")
     for index, start in enumerate(starts):
@@ -205,14 +206,14 @@ def summary(console: Console, results: Mapping[str, Any]) -> None:
             *(hyperparameter(start["final"][name], name) for name in names),
             number(start["train_loss"]),
             number(start["validation_loss"]),
-            number(start[rule], 2),
+            *(number(start[rule], 2) for _ in criterion),
             *([_auc(start["auc"])] if labelled else []),
             style="bold green" if index == chosen else None,
         )
     console.print(table)
     values = ", ".join(f"{k} {hyperparameter(v, k)}" for k, v in starts[chosen]["final"].items())
-    why = rule.replace("_", " ")
-    console.print(f"Chosen: start {chosen + 1}, of the largest {why}: {values}.", soft_wrap=True)
+    why = "least L_trn + L_val" if rule == "loss" else f"largest {rule.replace('_', ' ')}"
+    console.print(f"Chosen: start {chosen + 1}, of the {why}: {values}.", soft_wrap=True)
     console.print(
         f"{results['flagged']} of {results['test_pictures']} test pictures lie above the threshold."
     )

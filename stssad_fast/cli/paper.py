@@ -66,7 +66,7 @@ Assignments = Annotated[
     ),
 ]
 Selection = Annotated[
-    Literal["score_shift", "score_variance", "ensemble"] | None,
+    results.Selection | None,
     typer.Option(
         help="Which start is kept, or all of them together; changes the tables, no job. "
         "[default: score_shift, with --preset paper score_variance]",

@@ -25,6 +25,7 @@ from stssad_fast.estimator import STSSAD
 from stssad_fast.folders import at_work, lock
 from stssad_fast.report import write_report
 from stssad_fast.report.collect import area_under_roc
+from stssad_fast.tuning.selection import Rule
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.safetensors"
@@ -258,7 +259,7 @@ _START = {
 _RESULTS = {
     "starts": list[dict[str, Any]],
     "chosen": int,
-    "selection": Literal["score_variance", "score_shift"],
+    "selection": Rule,
     "auc": float | None,
     "flagged": int,
     "test_pictures": int,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,13 @@ from stssad_fast.experiments.methods import METHODS, OURS
 from stssad_fast.experiments.scores import CHANCE, Score
 from stssad_fast.experiments.store import Record
 from stssad_fast.tuning import ensemble
+from stssad_fast.tuning.selection import Rule, criterion
 
-Rule = Literal["score_shift", "score_variance"]
-RULES: dict[str, Rule] = {"chosen by shift": "score_shift", "chosen by S": "score_variance"}
+RULES: dict[str, Rule] = {
+    "chosen by shift": "score_shift",
+    "chosen by S": "score_variance",
+    "chosen by loss": "loss",
+}
 
 Judge = Callable[["Fit"], float | None]
 """AUC of a fit, None if it cannot be told."""
@@ -36,8 +40,9 @@ class Fit:
 
     def chosen(self, rule: Rule) -> Record | None:
         """The start that the rule keeps; None if every start diverged."""
-        found = [record for record in self.records if measured(record).get(rule) is not None]
-        return max(found, key=lambda record: float(measured(record)[rule]), default=None)
+        judged = [(_criterion(record, rule), record) for record in self.records]
+        found = [(value, record) for value, record in judged if value is not None]
+        return max(found, key=lambda pair: pair[0], default=(None, None))[1]
 
     def aucs(self) -> list[float]:
         """AUC of every start."""
@@ -50,6 +55,10 @@ def measured(record: Record) -> dict[str, Any]:
     (found,) = record.values["tests"].values()
     assert isinstance(found, dict)
     return found
+
+
+def _criterion(record: Record, rule: Rule) -> float | None:
+    return criterion({**(record.values or {}), **measured(record)}, rule)
 
 
 def auc_of(found: Mapping[str, Any]) -> float:
@@ -103,7 +112,7 @@ def scores(records: Sequence[Record], starts: int, judge: Judge) -> list[Score]:
 
 
 def ablation(records: Sequence[Record], starts: int, together: Judge) -> list[Score]:
-    """Of our method: either rule, all starts together, their mean AUC, and that of the best.
+    """Of our method: every rule, all starts together, their mean AUC, and that of the best.
 
     The best start needs labels: it is what a perfect choice would reach.
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from stssad_fast.experiments.methods import OURS
-from stssad_fast.experiments.outcomes import Fit, Rule, measured
+from stssad_fast.experiments.outcomes import Fit, measured
 from stssad_fast.experiments.tables import Grid
+from stssad_fast.tuning.selection import Rule
 
 FACTOR = 2.0
 """A size within this factor of the truth counts as found."""

@@ -13,7 +13,7 @@ from stssad_fast.errors import InputError
 from stssad_fast.experiments import problems
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import OURS
-from stssad_fast.experiments.outcomes import Fit, Rule
+from stssad_fast.experiments.outcomes import Fit
 from stssad_fast.experiments.problems import Problem
 from stssad_fast.experiments.recovered import recovered
 from stssad_fast.experiments.store import Record, Store
@@ -27,6 +27,7 @@ from stssad_fast.report.paper_figures import (
     size_trajectories,
 )
 from stssad_fast.report.plot import Plot
+from stssad_fast.tuning.selection import Rule
 
 SHOWN = 6
 """Tasks in a figure that has a column for each."""

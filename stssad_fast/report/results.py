@@ -16,7 +16,7 @@ from stssad_fast.errors import InputError
 from stssad_fast.experiments import outcomes, paper
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import METHODS, starts
-from stssad_fast.experiments.outcomes import Fit, Rule, chosen_auc, measured
+from stssad_fast.experiments.outcomes import Fit, chosen_auc, measured
 from stssad_fast.experiments.problems import is_svhn
 from stssad_fast.experiments.recovered import recovered, recovered_table
 from stssad_fast.experiments.scores import CHANCE, Score, Summary, summarize
@@ -26,8 +26,9 @@ from stssad_fast.folders import entries
 from stssad_fast.report.experiment import ExperimentPage, Failure, write_page
 from stssad_fast.report.learned import learned_plots, problem_of
 from stssad_fast.report.plot import Plot, save_plots
+from stssad_fast.tuning.selection import Rule
 
-Selection = Rule | Literal["ensemble"]
+Selection = Literal[Rule, "ensemble"]
 
 PAGE, TABLE, ABLATION, FIGURES = "index.html", "table.md", "ablation.md", "figures"
 LEARNED = "learned.md"

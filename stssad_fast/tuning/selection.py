@@ -6,12 +6,12 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from stssad_fast.tuning.tuner import Tuner, TunerConfig
 
 FORMAT = 2
 """Of checkpoints."""
+
+Rule = Literal["score_shift", "score_variance", "loss"]
+"""What a start is kept by; see :func:`criterion`."""
 
 Kept = dict[int, tuple[dict[str, Any], Tensors]]
 """Values and tensors, by start."""
@@ -96,13 +99,29 @@ def score_shift(distances: NDArray[np.float64], train_distances: NDArray[np.floa
     return float(np.median(np.log(distances)) - np.median(np.log(train_distances)))
 
 
-def choose(results: Sequence[dict[str, Any]], rule: str = "score_variance") -> int:
-    """Index of the start to keep, the one with the largest ``rule``.
+def criterion(result: Mapping[str, Any], rule: Rule) -> float | None:
+    """What a rule goes by, larger for a start that it prefers; None of one that diverged.
+
+    Args:
+        result: of a start: the losses of the iterate that was kept, and what ``rule`` names.
+        rule: ``"score_shift"`` (:func:`score_shift`), ``"score_variance"`` (``S``, Eq. 6), or
+            ``"loss"``: ``-(L_trn + L_val)``, the sum by which the iterate was kept, too.
+    """
+    if result.get("score_variance") is None:
+        return None
+    if rule == "loss":
+        return -float(result["train_loss"] + result["validation_loss"])
+    return float(result[rule])
+
+
+def choose(results: Sequence[Mapping[str, Any]], rule: Rule) -> int:
+    """Index of the start to keep, the one with the largest :func:`criterion`.
 
     Raises:
         Diverged: every start.
     """
-    values = [-np.inf if result[rule] is None else result[rule] for result in results]
+    found = [criterion(result, rule) for result in results]
+    values = [-np.inf if value is None else value for value in found]
     if not np.isfinite(max(values)):
         raise Diverged(
             "every start diverged, or embeds all training pictures alike; lower learning_rate or "

@@ -61,6 +61,21 @@ def test_says_what_it_found(cli, tmp_path):
     assert "start 1/1  step 4/4  size" in result.stderr and "L_val" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("rule", "column", "why"),
+    [
+        ("score_shift", " shift ", "largest score shift"),
+        ("score_variance", " S ", "largest score variance"),
+        ("loss", "", "least L_trn + L_val"),
+    ],
+)
+def test_says_by_what_a_start_was_chosen(cli, tmp_path, rule, column, why):
+    result = cli.tune(tmp_path / "run", "--set", f"selection={rule}")
+    header = next(line for line in result.stdout.splitlines() if "L_trn " in line)
+    assert [name for name in (" shift ", " S ") if name in header] == ([column] if column else [])
+    assert f"Chosen: start 1, of the {why}: size" in result.stdout
+
+
 def test_quiet(cli, tmp_path):
     assert cli.tune(tmp_path / "run", "--quiet").output == ""
 

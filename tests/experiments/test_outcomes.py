@@ -10,7 +10,7 @@ from stssad_fast.experiments.scores import Score
 from stssad_fast.experiments.store import Record
 
 
-def record(method, task, seed, tests, start=None):
+def record(method, task, seed, tests, start=None, losses=(None, None)):
     config = {"method": method, "seed": seed, "tasks": task}
     if start is not None:
         config["start"] = start
@@ -20,7 +20,10 @@ def record(method, task, seed, tests, start=None):
         label="",
         group=method,
         status="done",
-        values={"tests": tests},
+        values={
+            "tests": tests,
+            **dict(zip(("train_loss", "validation_loss"), losses, strict=True)),
+        },
         reason=None,
         seconds=1.0,
         when="2026-01-01T00:00:00+00:00",
@@ -28,10 +31,10 @@ def record(method, task, seed, tests, start=None):
     )
 
 
-def start(method, number, auc, shift, variance, seed=0):
+def start(method, number, auc, shift, variance, loss=1.0, seed=0):
     found = {"auc": auc, "score_shift": shift, "score_variance": variance}
     tests = {"hole": found if auc is not None else {"auc": None}}
-    return record(method, {"hole": "tile/hole"}, seed, tests, {"size": number})
+    return record(method, {"hole": "tile/hole"}, seed, tests, {"size": number}, (loss, 1.0))
 
 
 def by(rule):
@@ -43,21 +46,24 @@ def untold(fit):
 
 
 STARTS = [
-    start("ST-SSAD", 1, 0.6, 0.1, 30.0),
-    start("ST-SSAD", 2, 0.9, 0.7, 20.0),
-    start("ST-SSAD", 3, None, None, None),
+    start("ST-SSAD", 1, 0.6, 0.1, 30.0, loss=0.5),
+    start("ST-SSAD", 2, 0.9, 0.7, 20.0, loss=0.3),
+    start("ST-SSAD", 3, None, None, None, loss=0.1),
+    start("ST-SSAD", 4, 0.8, 0.2, 25.0, loss=0.2),
 ]
 
 
-@pytest.mark.parametrize(("rule", "auc"), [("score_shift", 0.9), ("score_variance", 0.6)])
+@pytest.mark.parametrize(
+    ("rule", "auc"), [("score_shift", 0.9), ("score_variance", 0.6), ("loss", 0.8)]
+)
 def test_the_rule_chooses_among_the_starts(rule, auc):
-    assert outcomes.scores(STARTS, 3, by(rule)) == [Score("tile/hole", "ST-SSAD", 0, auc)]
+    assert outcomes.scores(STARTS, 4, by(rule)) == [Score("tile/hole", "ST-SSAD", 0, auc)]
 
 
 def test_a_fit_counts_when_all_its_starts_are_done():
-    assert outcomes.scores(STARTS[:2], 3, by("score_shift")) == []
+    assert outcomes.scores(STARTS[:3], 4, by("score_shift")) == []
     other = [start("ST-SSAD", 1, 0.5, 0.1, 1.0, seed=1), start("FO", 1, 0.5, 0.1, 1.0)]
-    assert len(outcomes.scores([*STARTS, *other], 3, by("score_shift"))) == 1
+    assert len(outcomes.scores([*STARTS, *other], 4, by("score_shift"))) == 1
 
 
 def test_a_fit_whose_starts_have_all_diverged_tells_nothing_apart():
@@ -81,29 +87,31 @@ def test_a_job_for_all_tasks_gives_each_its_auc():
     ]
 
 
-def test_the_ablation_has_both_rules_the_mean_and_the_best_start_of_our_method_alone():
-    others = [start("FO", number, 0.1, 1.0, 1.0) for number in range(3)]
+def test_the_ablation_has_every_rule_the_mean_and_the_best_start_of_our_method_alone():
+    others = [start("FO", number, 0.1, 1.0, 1.0) for number in range(4)]
     found = {
         score.method: score.auc
-        for score in outcomes.ablation([*STARTS, *others], 3, lambda fit: 0.8)
+        for score in outcomes.ablation([*STARTS, *others], 4, lambda fit: 0.8)
     }
     assert found == {
         "chosen by shift": 0.9,
         "chosen by S": 0.6,
+        "chosen by loss": 0.8,
         "all together": 0.8,
-        "mean of starts": pytest.approx((0.6 + 0.9 + 0.5) / 3),
+        "mean of starts": pytest.approx((0.6 + 0.9 + 0.5 + 0.8) / 4),
         "best start": 0.9,
     }
 
 
 def test_all_starts_together_are_weighted_by_their_shift():
-    (fit,) = outcomes.fits(STARTS, 3)
+    (fit,) = outcomes.fits(STARTS, 4)
     labels = np.array([0, 0, 1, 1])
     right, wrong = np.array([1.0, 2.0, 3.0, 4.0]), np.array([40.0, 30.0, 20.0, 10.0])
-    assert outcomes.ensemble_auc(fit, [wrong, right], labels) == 1.0  # shifts 0.1 and 0.7
-    assert outcomes.ensemble_auc(fit, [right, wrong], labels) == 0.0
+    # Shifts 0.1, 0.7 and 0.2.
+    assert outcomes.ensemble_auc(fit, [wrong, right, wrong], labels) == 1.0
+    assert outcomes.ensemble_auc(fit, [right, wrong, right], labels) == 0.0
 
 
 def test_a_fit_that_cannot_be_judged_is_no_score():
-    assert outcomes.scores(STARTS, 3, untold) == []
-    assert "all together" not in {s.method for s in outcomes.ablation(STARTS, 3, untold)}
+    assert outcomes.scores(STARTS, 4, untold) == []
+    assert "all together" not in {s.method for s in outcomes.ablation(STARTS, 4, untold)}

@@ -38,7 +38,7 @@ def test_the_direction_of_the_aspect(truth, aspect, directed):
 def record(start, shift, size, auc=1.0, aspect=2.0):
     values = {
         "final": {"size": size, "aspect": aspect, "angle": 0.0},
-        "tests": {"t": {"auc": auc, "score_shift": shift}},
+        "tests": {"t": {"auc": auc, "score_shift": shift, "score_variance": shift}},
     }
     config = {"start": {"size": start}}
     return Record("", config, "", "", "done", values, None, 1.0, "", {})

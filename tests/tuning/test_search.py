@@ -276,7 +276,7 @@ def test_divergence_everywhere(make_search, warm_up, strategy):
         assert result["score_variance"] is None or math.isfinite(result["score_variance"])
     if warm_up == 2:
         with pytest.raises(InputError, match="every start diverged"):
-            choose(search.results)
+            choose(search.results, "loss")
 
 
 @pytest.mark.parametrize("spoil", [lambda z: z * math.nan, lambda z: z * 0], ids=["NaN", "alike"])
@@ -308,7 +308,7 @@ def test_a_start_that_diverges_is_reported_and_not_chosen(make_search, make_dete
     search.run()
     assert [r["stopped"] for r in search.results] == ["diverged", "finished"]
     assert search.results[0]["score_variance"] is None
-    assert choose(search.results) == 1
+    assert choose(search.results, "score_variance") == 1
 
 
 @pytest.mark.parametrize(
@@ -320,11 +320,6 @@ def test_hyperparameters_that_diverge(make_detector, pictures, augmentation):
     tuner = Tuner(make_detector(), copy.deepcopy(augmentation), *pictures, config, generator)
     run_to_the_end(tuner)
     assert all(math.isfinite(v) for v in tuner.augmentation.describe().values())
-
-
-def test_the_largest_variance_is_chosen():
-    results = [{"score_variance": v} for v in (1.0, None, 3.0, 2.0)]
-    assert choose(results) == 2
 
 
 def test_cosine_schedule_falls_to_zero(make_tuner):
@@ -349,11 +344,16 @@ def test_score_shift_is_free_of_scale():
     assert score_shift(2 * train, train) == pytest.approx(math.log(2))
 
 
-def test_choice_by_either_rule():
-    results = [
-        {"score_variance": 9.0, "score_shift": 0.1},
-        {"score_variance": None, "score_shift": None},
-        {"score_variance": 1.0, "score_shift": 0.7},
+@pytest.mark.parametrize(
+    ("rule", "chosen"), [("score_variance", 0), ("score_shift", 2), ("loss", 3)]
+)
+def test_choice_by_every_rule(rule, chosen):
+    names = ("score_variance", "score_shift", "train_loss", "validation_loss")
+    rows = [
+        (9.0, 0.1, 0.10, 1.10),
+        (None, None, 0.01, 0.50),  # diverged when it was scored
+        (1.0, 0.7, 0.69, 0.95),
+        (2.0, 0.3, 0.05, 1.05),
+        (None, None, None, None),
     ]
-    assert choose(results, "score_variance") == 0
-    assert choose(results, "score_shift") == 2
+    assert choose([dict(zip(names, row, strict=True)) for row in rows], rule) == chosen
