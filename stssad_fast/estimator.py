@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from stssad_fast import checkpoint
 from stssad_fast.augment import Augmentation, CutDiff, CutOut, CutPaste, Rotation
+from stssad_fast.augment.modules import MAX_JITTER
 from stssad_fast.augment.own import check_own
 from stssad_fast.datasets import Images, Pictures, as_train_test, mean_and_std
 from stssad_fast.detectors import (
@@ -86,6 +87,9 @@ class STSSAD(OutlierScores):
         hyper_schedule: ``"cosine"``: it falls to 0 along half a cosine; or ``"constant"``.
         parametrization: what steps of CutDiff move: ``"log"``: log size, log aspect, angle;
             ``"cholesky"``: the entries of ``L``, as in the paper. Other augmentations ignore it.
+        jitter: of CutDiff: standard deviation from picture to picture of log size, log aspect and
+            the angle in radians, in [0, 3], about the values that are tuned; with
+            ``parametrization="log"``. Other augmentations ignore it.
         validation: the validation loss sees a ``"batch"`` of test pictures, or ``"all"`` of them in
             every iteration, with the exact gradient; that takes two passes over the test set,
             ``validation_norm="running"``, the default distance, and no ``graph``.
@@ -160,6 +164,7 @@ class STSSAD(OutlierScores):
         "hyper_learning_rate": [Interval(Real, 0, 1e6, closed="right")],
         "hyper_schedule": [StrOptions({"cosine", "constant"})],
         "parametrization": [StrOptions({"log", "cholesky"})],
+        "jitter": [Interval(Real, 0, MAX_JITTER, closed="both")],
         "validation": [StrOptions({"batch", "all"})],
         "validation_distance": [StrOptions({"mean_distance", "centroid", "mmd", "mmd_raw"})],
         "validation_norm": [StrOptions({"joint", "running"})],
@@ -199,6 +204,7 @@ class STSSAD(OutlierScores):
         hyper_learning_rate: float = 0.05,
         hyper_schedule: Literal["cosine", "constant"] = "constant",
         parametrization: Literal["log", "cholesky"] = "log",
+        jitter: float = 0.0,
         validation: Literal["batch", "all"] = "batch",
         validation_distance: Literal[
             "mean_distance", "centroid", "mmd", "mmd_raw"
@@ -235,6 +241,7 @@ class STSSAD(OutlierScores):
         self.hyper_learning_rate = hyper_learning_rate
         self.hyper_schedule = hyper_schedule
         self.parametrization = parametrization
+        self.jitter = jitter
         self.validation = validation
         self.validation_distance = validation_distance
         self.validation_norm = validation_norm
@@ -317,6 +324,7 @@ class STSSAD(OutlierScores):
                 self.width,
                 self.unit_embedding,
                 self.parametrization,
+                self.jitter,
                 repr(self.augmentation),
                 places,
                 *(
@@ -574,7 +582,7 @@ class STSSAD(OutlierScores):
             raise InputError("starts is empty; give at least one starting point, or None")
         if not self._config().tunes:
             starts = starts[:1]
-        extra = {"parametrization": self.parametrization} if kind is CutDiff else {}
+        extra = {name: getattr(self, name) for name in ("parametrization", "jitter")}
         for start in starts:
             if not isinstance(start, Mapping):
                 raise InputError(
@@ -582,7 +590,7 @@ class STSSAD(OutlierScores):
                     f"such as {kind.starts()[0]}"
                 )
         try:
-            made = [kind(**start, **extra) for start in starts]
+            made = [kind(**start, **(extra if kind is CutDiff else {})) for start in starts]
         except (TypeError, ValueError) as error:
             raise InputError(f"starts does not fit {self.augmentation}: {error}") from error
         if not self._can_move(made[0]):

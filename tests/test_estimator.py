@@ -318,6 +318,8 @@ def test_wrong_pictures_after_fit(fitted):
         ({"validation": "all"}, "set validation_norm to 'running'"),
         ({"contamination": 0.6}, "contamination"),
         ({"learning_rate": -1.0}, "learning_rate"),
+        ({"jitter": 4.0}, "jitter"),
+        ({"jitter": 1.0, "parametrization": "cholesky"}, "expected jitter 0"),
     ],
 )
 def test_wrong_parameters(changes, words):
@@ -332,6 +334,7 @@ def test_wrong_parameters(changes, words):
         {"strategy": "random_dynamic"},
         {"strategy": "random_static"},
         {"parametrization": "cholesky", "hyper_optimizer": "sgd"},
+        {"jitter": 1.0},
         {"validation_norm": "running", "unit_embedding": False},
         {"updates": 2, "patience": 1, "smoothing": 0.0},
         {"validation": "all", "validation_norm": "running"},

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stssad_fast.ops import cutdiff, patch_parameters, patch_shape, rotate
 from stssad_fast.ops._operators import check_finite
 
-MIN_SIZE, MAX_SIZE, MAX_ASPECT = 1e-6, 1.0, 16.0
+MIN_SIZE, MAX_SIZE, MAX_ASPECT, MAX_JITTER = 1e-6, 1.0, 16.0, 3.0
 
 
 class Augmentation(nn.Module):
@@ -52,11 +52,14 @@ class CutDiff(Augmentation):
         parametrization: what gradient steps move: ``"log"``: log size, log aspect and the angle
             in radians, where every step ends with size in [1e-6, 1] and aspect in [1/16, 16], also
             if they began elsewhere; ``"cholesky"``: the entries of ``L``, as in the paper.
+        jitter: standard deviation, in [0, 3], of a normal draw for every picture that is added to
+            log size, log aspect and the angle in radians. 0: one patch for all pictures, as in the
+            paper; else the parametrization must be ``"log"``.
 
     Raises:
         TypeError: size, aspect or angle is not a number.
-        ValueError: size or aspect is not positive and finite, angle not finite, or there is no such
-            parametrization.
+        ValueError: size or aspect is not positive and finite, angle not finite, jitter out of
+            range or not with this parametrization, or there is no such parametrization.
     """
 
     def __init__(
@@ -65,9 +68,17 @@ class CutDiff(Augmentation):
         aspect: float = 1.0,
         angle: float = 0.0,
         parametrization: Literal["log", "cholesky"] = "log",
+        jitter: float = 0.0,
     ) -> None:
         super().__init__()
-        self.parametrization = parametrization
+        self.parametrization, self.jitter = parametrization, jitter
+        if not 0 <= jitter <= MAX_JITTER:
+            raise ValueError(f"jitter is {jitter}, expected a number in [0, {MAX_JITTER:g}]")
+        if jitter and parametrization != "log":
+            raise ValueError(
+                f"jitter is {jitter} and parametrization {parametrization!r}; expected jitter 0, "
+                "or parametrization 'log'"
+            )
         values = patch_shape(size, aspect, angle)
         if parametrization == "log":
             values = torch.tensor([math.log(size), math.log(aspect), math.radians(angle)])
@@ -77,14 +88,15 @@ class CutDiff(Augmentation):
 
     @property
     def shape(self) -> Tensor:
-        """(3,): ``l11, l21, l22``."""
-        if self.parametrization == "cholesky":
-            return self.raw
-        log_size, log_aspect, radians = self.raw.unbind()
-        return patch_shape(log_size.exp(), log_aspect.exp(), torch.rad2deg(radians))
+        """(3,): ``l11, l21, l22``, without jitter."""
+        return self.raw if self.parametrization == "cholesky" else _shape(self.raw)
 
     def forward(self, image: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        return cutdiff(image, self.shape, generator=generator)
+        shape = self.shape
+        if self.jitter:
+            noise = torch.empty(len(image), 3, dtype=self.raw.dtype, device=self.raw.device)
+            shape = _shape(self.raw + self.jitter * noise.normal_(generator=generator))
+        return cutdiff(image, shape, generator=generator)
 
     def describe(self) -> dict[str, float]:
         if self.parametrization == "log":
@@ -108,6 +120,12 @@ class CutDiff(Augmentation):
     @classmethod
     def starts(cls) -> Sequence[dict[str, float]]:
         return [{"size": size} for size in (1e-4, 1e-3, 1e-2, 1e-1)]
+
+
+def _shape(raw: Tensor) -> Tensor:
+    """Shapes (..., 3) for log size, log aspect and angle in radians (..., 3)."""
+    log_size, log_aspect, radians = raw.unbind(-1)
+    return patch_shape(log_size.exp(), log_aspect.exp(), torch.rad2deg(radians))
 
 
 class Rotation(Augmentation):

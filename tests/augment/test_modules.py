@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stssad_fast import CutDiff, Rotation, cutdiff, patch_shape, rotate
+from stssad_fast import CutDiff, Rotation, cutdiff, patch_parameters, patch_shape, rotate
 from stssad_fast.augment import modules
 
 IMAGE = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -37,6 +37,52 @@ def test_cutdiff_cuts_the_patch_it_describes(make_cutdiff, assert_close):
         IMAGE, patch_shape(0.03, 2.0, 25.0), generator=torch.Generator().manual_seed(1)
     )
     assert_close(out, expected)
+
+
+def test_jitter_gives_every_picture_a_patch_of_its_own(assert_close):
+    count, words = 4000, {"size": 0.03, "aspect": 2.0, "angle": 25.0}
+    drawn = []
+
+    def recorded(image, shape, *, generator):
+        drawn.append(shape.detach())
+        return cutdiff(image, shape, generator=generator)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(modules, "cutdiff", recorded)
+        module = CutDiff(**words, jitter=0.05)
+        out = module(torch.rand(count, 1, 2, 2), generator=torch.Generator().manual_seed(0))
+    assert out.shape == (count, 1, 2, 2)
+    size, aspect, angle = patch_parameters(drawn[0])
+    found = torch.stack([size.log(), aspect.log(), torch.deg2rad(angle)])
+    center = torch.tensor([math.log(0.03), math.log(2.0), math.radians(25.0)])
+    assert found.mean(1).tolist() == pytest.approx(center.tolist(), abs=0.005)
+    assert found.std(1).tolist() == pytest.approx([0.05] * 3, rel=0.1)
+    assert_close(list(module.describe().values()), list(words.values()))
+
+
+def test_jitter_is_differentiable_about_what_is_tuned():
+    module, image = CutDiff(0.1, 2.0, 20.0, jitter=0.5).double(), IMAGE.double()
+    raw = module.raw.detach().clone().requires_grad_()
+
+    def made(raw):
+        generator = torch.Generator().manual_seed(3)
+        return torch.func.functional_call(module, {"raw": raw}, (image,), {"generator": generator})
+
+    assert torch.autograd.gradcheck(made, (raw,))
+    assert torch.autograd.gradgradcheck(made, (raw,))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"jitter": -0.1}, r"jitter is -0.1, expected a number in \[0, 3\]"),
+        ({"jitter": math.nan}, "jitter is nan"),
+        ({"jitter": 0.5, "parametrization": "cholesky"}, "expected jitter 0, or parametrization"),
+    ],
+)
+def test_jitter_out_of_range(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        CutDiff(**arguments)
 
 
 def test_rotation_rotates_by_what_it_describes(assert_close):
