@@ -58,6 +58,7 @@ METHODS: dict[str, Method] = {
     "MMD1": Method("tuned", {"validation_distance": "mmd"}),
     "MMD2": Method("tuned", {"validation_distance": "mmd_raw"}),
     "FO": Method("tuned", {"strategy": "first_order"}),
+    "untuned": Method("tuned", {"hyper_learning_rate": 1e-30}),  # stays at its starts
 }
 
 

@@ -27,7 +27,7 @@ def work(planned):
     return values, arrays
 
 
-@pytest.mark.parametrize("method", ["ST-SSAD", "MMD1", "MMD2", "FO"])
+@pytest.mark.parametrize("method", ["ST-SSAD", "MMD1", "MMD2", "FO", "untuned"])
 def test_a_start_leaves_what_the_choice_and_the_figures_need(method):
     planned = job(method)
     values, arrays = work(planned)
@@ -37,6 +37,8 @@ def test_a_start_leaves_what_the_choice_and_the_figures_need(method):
     assert 0 <= found["auc"] <= 1
     assert np.isfinite([found["score_shift"], found["score_variance"]]).all()
     assert arrays["history/angle"].shape == (2,)
+    moves = arrays["history/angle"][1] != arrays["history/angle"][0]
+    assert moves == (method != "untuned")
     labels = problems.read("semantic", "digits", planned.config["data"]["options"])
     assert arrays["scores/9"].shape == labels.tests["9"].labels.shape
     assert arrays["embedding/train"].shape[1] == 8
