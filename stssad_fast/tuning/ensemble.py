@@ -34,10 +34,24 @@ def combine(scores: Sequence[Array], references: Sequence[Array], weight: Array)
         references: of the test pictures, (M,) by each start.
         weight: (number of starts,), in all 1.
     """
-    parts = []
-    for found, reference in zip(scores, references, strict=True):
-        ordered = np.sort(reference)
-        below, up_to = (np.searchsorted(ordered, found, side) for side in ("left", "right"))
-        parts.append((below + up_to) / (2 * len(ordered)))
+    parts = [places(*pair) for pair in zip(scores, references, strict=True)]
     mean: Array = np.average(parts, axis=0, weights=weight)
     return mean
+
+
+def places(scores: Array, reference: Array) -> Array:
+    """Where scores (N,) lie among others (M,), in [0, 1], a larger one farther up.
+
+    Of one of the others its rank, as a share: (rank - 1/2) / M, the mean of equal ones. Between two
+    of them in proportion; beyond all of them the rest is divided, half of it at as great a distance
+    as they have from each other, so that what lies farther out is never level with the last one.
+    """
+    values, counts = np.unique(reference, return_counts=True)
+    up_to = np.cumsum(counts)
+    ranks = (2 * up_to - counts) / (2 * len(reference))
+    width = values[-1] - values[0] or 1.0
+    over = np.maximum(scores - values[-1], 0.0) / width
+    under = np.maximum(values[0] - scores, 0.0) / width
+    inside = np.interp(scores, values, ranks)
+    found: Array = np.where(over > 0, 1 - (1 - ranks[-1]) / (1 + over), inside / (1 + under))
+    return found

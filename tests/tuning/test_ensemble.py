@@ -51,12 +51,20 @@ def test_the_scale_of_a_start_does_not_matter():
     pictures, references = rng.normal(size=(2, 5)), rng.normal(size=(2, 9))
     weight = np.array([0.5, 0.5])
     expected = ensemble.combine(list(pictures), list(references), weight)
-    found = ensemble.combine(
-        [np.exp(9 * pictures[0]), pictures[1]], [np.exp(9 * references[0]), references[1]], weight
-    )
-    np.testing.assert_array_equal(found, expected)
-    outside = ensemble.combine([np.array([-99.0, 99.0])] * 2, list(references), weight)
-    assert outside.tolist() == [0.0, 1.0]
+    scaled = [[1e6 * each[0] - 1e7, each[1]] for each in (pictures, references)]
+    np.testing.assert_allclose(ensemble.combine(*scaled, weight), expected, rtol=1e-9)
+
+
+def test_new_pictures_keep_their_order_within_and_beyond_the_test_pictures():
+    reference = np.array([4.0, 1.0, 2.0, 2.0])
+    scores = np.array([-1e300, -2.0, 0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 1e300])
+    found = ensemble.places(scores, reference)
+    assert found[[3, 5, 7]].tolist() == [0.125, 0.5, 0.875]  # test pictures themselves
+    assert found[[4, 6]].tolist() == [0.3125, 0.6875]  # halfway between two
+    assert found[[1, 9]].tolist() == [0.0625, 0.9375]  # as far out as the others are apart
+    assert (np.diff(found) > 0).all() and found.min() >= 0 and found.max() <= 1
+    alike = ensemble.places(np.array([0.0, 1.0, 2.0]), np.array([1.0, 1.0]))
+    assert alike.tolist() == [0.25, 0.5, 0.75]
 
 
 def test_the_estimator_scores_by_all_starts(fitted):
