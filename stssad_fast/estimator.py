@@ -114,10 +114,11 @@ class STSSAD(OutlierScores):
         selection: which start is kept: the one of largest ``"score_shift"``, which does not depend
             on the scale of the scores, of largest ``"score_variance"`` (Eq. 6), or of least
             ``"loss"``, ``L_trn + L_val`` (good with the centroid: docs/results.md).
-        ensemble: score by all starts together: the mean of the places that a picture has among the
-            test pictures, in [0, 1], each start weighted by its ``score_shift``
-            (:mod:`stssad_fast.tuning.ensemble`). Everything else is of the start that is kept.
-            Better on defects, at four times the time to score (docs/results.md).
+        ensemble: score by all starts together, if there are several: the mean of the places that a
+            picture has among the test pictures, in [0, 1], each start weighted by its
+            ``score_shift`` (:mod:`stssad_fast.tuning.ensemble`). Everything else is of the start
+            that is kept. False: score by that alone, as in the paper, in a fourth of the time;
+            worse on defects (docs/results.md).
         contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
             threshold of :meth:`predict`; ``"auto"``: the 95th percentile of the training scores.
         n_jobs: starts that run at the same time, each in a process of its own, among which torch's
@@ -217,7 +218,7 @@ class STSSAD(OutlierScores):
         recompute: bool = False,
         graph: bool = False,
         selection: selection.Rule = "score_shift",
-        ensemble: bool = False,
+        ensemble: bool = True,
         contamination: float | Literal["auto"] = "auto",
         n_jobs: int | None = None,
         distributed: bool = False,
@@ -342,9 +343,9 @@ class STSSAD(OutlierScores):
 
         self.starts_ = search.results
         self.chosen_start_ = selection.choose(self.starts_, self.selection)
-        members = ensemble.members(self.starts_) if self.ensemble else []
         kept = search.tensors[self.chosen_start_]
-        self._restore(kept, [search.tensors[index] for index in members], make_detector, device)
+        members = [search.tensors[index] for index in self._together()]
+        self._restore(kept, members, make_detector, device)
         if self.contamination == "auto":
             self._set_threshold(float(np.quantile(self.anomaly_scores(train), 0.95)))
         else:
@@ -398,7 +399,7 @@ class STSSAD(OutlierScores):
     def anomaly_scores(self, images: Images) -> NDArray[np.float64]:
         """Negative log-likelihood (N,) under the training density; higher is more anomalous.
 
-        With ``ensemble``, a number in [0, 1] instead.
+        Of several starts together (``ensemble``), a number in [0, 1] instead.
         """
         checked = self._checked(images)
         if not self.members_:
@@ -413,8 +414,13 @@ class STSSAD(OutlierScores):
             return np.array(self.starts_[self.chosen_start_]["scores"])
         return self._combined(self._references())
 
+    def _together(self) -> list[int]:
+        """Indices of the starts that score together; none if one scores alone."""
+        members = ensemble.members(self.starts_) if self.ensemble else []
+        return members if len(members) > 1 else []
+
     def _references(self) -> list[NDArray[np.float64]]:
-        found = (self.starts_[index]["scores"] for index in ensemble.members(self.starts_))
+        found = (self.starts_[index]["scores"] for index in self._together())
         return [np.array(scores) for scores in found]
 
     def _combined(self, scores: list[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -498,7 +504,7 @@ class STSSAD(OutlierScores):
             model.starts_, model.chosen_start_ = values["starts"], values["chosen_start"]
             model.image_shape_ = tuple(values["image_shape"])
             model._set_threshold(values["threshold"])
-            count = len(ensemble.members(model.starts_)) if model.ensemble else 0
+            count = len(model._together())
             members = [checkpoint.under(f"member{index}", tensors) for index in range(count)]
             model._restore(tensors, members, model._detector, place)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

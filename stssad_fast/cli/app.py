@@ -347,7 +347,7 @@ def score(
     """Score pictures with a tuned model, as CSV.
 
     Columns: path, as given; score, higher for more anomalous: the negative log-likelihood of the
-    picture's embedding, or, of a model with `ensemble`, a number in [0, 1]; predicted, "anomalous"
+    picture's embedding, or, of several starts together, a number in [0, 1]; predicted, "anomalous"
     above the model's threshold, else "normal". Rows come as they are ready, 256 at a time.
     """
     model = scoring.load_model(run, device or "auto")

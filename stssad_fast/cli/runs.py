@@ -331,7 +331,7 @@ def results(model: STSSAD, labels: Any = None) -> dict[str, Any]:
         "augmentation": model.augmentation,
         "starts": kept,
         "selection": model.selection,
-        "ensemble": model.ensemble,
+        "ensemble": bool(model.members_),
         "chosen": model.chosen_start_,
         "auc": area_under_roc(labels, scores),
         "threshold": model.threshold_,

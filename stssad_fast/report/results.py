@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from stssad_fast.checkpoint import write_text
 from stssad_fast.errors import InputError
 from stssad_fast.experiments import outcomes, paper
@@ -228,7 +230,10 @@ def _ablation(chosen: Sequence[Score], expected: dict[str, Any]) -> Summary:
 
 
 def _together(jobs: Mapping[str, Job], store: Store, fit: Fit) -> float | None:
-    """AUC of all starts of a fit together; None where their scores are not in the folder."""
+    """AUC of all starts of a fit together; None where their scores are not in the folder.
+
+    Nor can it be told from scores that are too large for the single precision they are kept in.
+    """
     records = [record for record in fit.records if measured(record)["auc"] is not None]
     if not records:
         return CHANCE
@@ -236,6 +241,8 @@ def _together(jobs: Mapping[str, Job], store: Store, fit: Fit) -> float | None:
     try:
         scores = [store.arrays(record.key)[f"scores/{name}"] for record in records]
     except (InputError, KeyError):
+        return None
+    if not all(np.isfinite(each).all() for each in scores):
         return None
     labels = problem_of(jobs[records[0].key]).tests[name].labels
     return outcomes.ensemble_auc(fit, scores, labels)

@@ -65,6 +65,15 @@ def test_the_papers_preset_reads_pictures_of_the_papers_size(cli, tmp_path):
     cli.refused(*arguments, "--set", "n_jobs=2", match="a NAME of .*warm_up_epochs")
 
 
+def spoil(run, kind):
+    """Arrays as if a network without a limit had given them."""
+    for path in run.glob("arrays/*.npz"):
+        with np.load(path) as file:
+            arrays = dict(file.items())
+        arrays |= {k: np.full_like(v, np.inf) for k, v in arrays.items() if k.startswith(kind)}
+        np.savez(path, **arrays)
+
+
 def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
     out = tmp_path / "run"
     arguments = ["experiment", "defects", "--data", cli.data, "--out", out, *SMALL]
@@ -78,10 +87,7 @@ def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
         assert (out / f"figures/{name}.png").exists()
     assert "chosen by S" in (out / "ablation.md").read_text()
     (out / "figures/embeddings.png").unlink()
-    for path in out.glob("arrays/*.npz"):  # as if a network without a limit had given them
-        with np.load(path) as file:
-            arrays = {name: np.full(array.shape, np.inf) for name, array in file.items()}
-        np.savez(path, **arrays)
+    spoil(out, "embedding")
     cli.accepted(*arguments)
     assert not (out / "figures/embeddings.png").exists()
     lines = (out / "jobs.jsonl").read_text().splitlines()
@@ -97,6 +103,9 @@ def test_defects_and_the_gallery_of_what_was_learned(cli, tmp_path):
     ensemble = (out / "table.md").read_text()
     assert "[0/1]" not in ensemble
     assert "all together" in (out / "ablation.md").read_text()
+    spoil(out, "scores")
+    cli.accepted(*arguments)
+    assert "all together" not in (out / "ablation.md").read_text()
     shutil.rmtree(out / "arrays")
     cli.accepted(*arguments)  # a run whose lines alone were kept
     assert "all together" not in (out / "ablation.md").read_text()

@@ -171,8 +171,7 @@ def test_pictures_in_their_files_and_starts_side_by_side_change_nothing(cli, tmp
 def test_all_starts_together(cli, tmp_path):
     out = tmp_path / "run"
     starts = 'starts=[{"size": 0.01}, {"size": 0.1}]'
-    more = ["--set", starts, "--set", "ensemble=true"]
-    result = cli.accepted("tune", *cli.options[:-2], "--out", out, *more)
+    result = cli.accepted("tune", *cli.options[:-2], "--out", out, "--set", starts)
     assert "AUC of all starts together" in result.stdout
     rows = list(csv.DictReader((out / "scores.csv").read_text().splitlines()))
     assert all(0 <= float(row["score"]) <= 1 for row in rows)

@@ -20,7 +20,6 @@ def result(shift, scores=(1.0,)):
 def fitted():
     model = STSSAD(
         "rotation",
-        ensemble=True,
         width=1,
         depth=10,
         warm_up=2,
@@ -85,6 +84,15 @@ def test_a_file_holds_all_starts(fitted, tmp_path):
     np.testing.assert_array_equal(loaded.test_scores_, fitted.test_scores_)
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
+
+
+def test_one_start_scores_alone(fitted, tmp_path):
+    model = STSSAD(**fitted.get_params() | {"starts": [{"angle": 90.0}]}).fit(TRAIN, TEST)
+    assert model.members_ == []
+    np.testing.assert_array_equal(model.test_scores_, model.starts_[0]["scores"])
+    model.save(tmp_path / "model")
+    loaded = STSSAD.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.anomaly_scores(TRAIN), model.anomaly_scores(TRAIN))
 
 
 def test_without_it_the_chosen_start_scores(fitted):
