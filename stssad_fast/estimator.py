@@ -464,8 +464,9 @@ class STSSAD(OutlierScores):
         }
         tensors = _Member(self.detector_, self.density_).tensors()
         tensors |= checkpoint.prefixed("augmentation", self.augmentation_.state_dict())
-        for index, member in enumerate(self.members_):
-            tensors |= checkpoint.prefixed(f"member{index}", member.tensors())
+        for index, start in enumerate(self._together()):
+            if start != self.chosen_start_:  # which is there already
+                tensors |= checkpoint.prefixed(f"member{index}", self.members_[index].tensors())
         checkpoint.save(Path(path), tensors, values)
 
     @classmethod
@@ -504,8 +505,12 @@ class STSSAD(OutlierScores):
             model.starts_, model.chosen_start_ = values["starts"], values["chosen_start"]
             model.image_shape_ = tuple(values["image_shape"])
             model._set_threshold(values["threshold"])
-            count = len(model._together())
-            members = [checkpoint.under(f"member{index}", tensors) for index in range(count)]
+            members = [
+                tensors
+                if start == model.chosen_start_
+                else checkpoint.under(f"member{index}", tensors)
+                for index, start in enumerate(model._together())
+            ]
             model._restore(tensors, members, model._detector, place)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if name:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from stssad_fast import STSSAD
+from stssad_fast import STSSAD, checkpoint
 from stssad_fast.datasets import load_digits
 from stssad_fast.tuning import ensemble
 
@@ -82,6 +82,9 @@ def test_a_file_holds_all_starts(fitted, tmp_path):
     loaded = STSSAD.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.anomaly_scores(TRAIN), fitted.anomaly_scores(TRAIN))
     np.testing.assert_array_equal(loaded.test_scores_, fitted.test_scores_)
+    tensors, _ = checkpoint.load(tmp_path / "model")
+    networks = {name.split("detector.")[0] for name in tensors if "detector." in name}
+    assert len(networks) == 4  # the one that is kept is there once
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
 
