@@ -415,12 +415,12 @@ class STSSAD(OutlierScores):
         return self._combined(self._references())
 
     def _together(self) -> list[int]:
-        """Indices of the starts that score together; none if one scores alone."""
+        """Indices of the starts that are to score together; none if one scores alone."""
         members = ensemble.members(self.starts_) if self.ensemble else []
         return members if len(members) > 1 else []
 
     def _references(self) -> list[NDArray[np.float64]]:
-        found = (self.starts_[index]["scores"] for index in self._together())
+        found = (self.starts_[index]["scores"] for index in ensemble.members(self.starts_))
         return [np.array(scores) for scores in found]
 
     def _combined(self, scores: list[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -464,9 +464,10 @@ class STSSAD(OutlierScores):
         }
         tensors = _Member(self.detector_, self.density_).tensors()
         tensors |= checkpoint.prefixed("augmentation", self.augmentation_.state_dict())
-        for index, start in enumerate(self._together()):
+        starts = ensemble.members(self.starts_)
+        for index, (start, member) in enumerate(zip(starts, self.members_, strict=False)):
             if start != self.chosen_start_:  # which is there already
-                tensors |= checkpoint.prefixed(f"member{index}", self.members_[index].tensors())
+                tensors |= checkpoint.prefixed(f"member{index}", member.tensors())
         checkpoint.save(Path(path), tensors, values)
 
     @classmethod

@@ -89,6 +89,14 @@ def test_a_file_holds_all_starts(fitted, tmp_path):
     assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
 
 
+def test_parameters_that_change_after_the_fit_change_no_score(fitted, tmp_path):
+    model = STSSAD(**fitted.get_params()).fit(TRAIN, TEST).set_params(ensemble=False)
+    model.save(tmp_path / "model")
+    for each in (model, STSSAD.load(tmp_path / "model")):
+        np.testing.assert_array_equal(each.anomaly_scores(TRAIN), fitted.anomaly_scores(TRAIN))
+        np.testing.assert_array_equal(each.test_scores_, fitted.test_scores_)
+
+
 def test_one_start_scores_alone(fitted, tmp_path):
     model = STSSAD(**fitted.get_params() | {"starts": [{"angle": 90.0}]}).fit(TRAIN, TEST)
     assert model.members_ == []
