@@ -44,7 +44,8 @@ class Facts:
 
     `scores` (M,) and `labels` (M,) cover the whole test set; `train_sample`, `augmented_sample` and
     `test_sample` are pictures; `points` maps "train", "augmented", "test" to (n, 2) projected
-    embeddings, of which those of the test set belong to the test pictures `point_index`.
+    embeddings, of which those of the test set belong to the test pictures `point_index`. `together`
+    says that the scores are of all starts, not of the chosen one.
     """
 
     case: ReportCase
@@ -60,6 +61,7 @@ class Facts:
     point_index: Array
     explained: tuple[float, float]
     kind_auc: list[tuple[str, int, float]] = field(default_factory=list)
+    together: bool = False
 
     @property
     def hyperparameters(self) -> list[str]:
@@ -126,6 +128,7 @@ def collect(case: ReportCase) -> Facts:
         point_index=point_index,
         explained=explained,
         kind_auc=_auc_by_kind(case.kinds, labels, scores),
+        together=bool(getattr(estimator, "members_", ())),
     )
 
 

@@ -51,6 +51,7 @@ class FakeEstimator:
     chosen_start_: int = 0
     threshold_: float = 0.0
     parameters: dict[str, Any] = field(default_factory=lambda: {"width": 16, "random_state": 0})
+    members_: list[Any] = field(default_factory=list)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         return self.parameters

@@ -15,6 +15,7 @@ import torch
 
 from stssad_fast.errors import InputError
 from stssad_fast.report import ReportCase, render_case, write_combined, write_report
+from stssad_fast.report.collect import area_under_roc
 from stssad_fast.report.wording import duration, hyperparameters, number
 
 SECTIONS = ["pictures", "starts", "tuning", "embeddings", "scores", "configuration"]
@@ -143,6 +144,29 @@ def test_one_start(digits: ReportCase) -> None:
     case = changed(digits, starts_=list(digits.estimator.starts_)[:1], chosen_start_=0)
     text = render_case(case)
     assert "begins anew at 1 value." in text
+
+
+def test_all_starts_together(digits: ReportCase) -> None:
+    alone, together = (render_case(changed(digits, members_=n * [None])) for n in (0, 4))
+    assert "of all starts together" in together and "of all starts together" not in alone
+    kept = digits.estimator.starts_[digits.estimator.chosen_start_]
+    own = area_under_roc(digits.labels, np.array(kept["scores"]))
+    for text, auc in ((alone, "0.998"), (together, f"{own:.3f}")):
+        (row,) = re.findall(r"chosen</em>.*?</tr>", text, re.DOTALL)
+        assert f">{auc}<" in row
+    assert own is not None and round(own, 3) != 0.998
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("score_shift", "the one of largest <i>shift</i> is."),
+        ("score_variance", "the one of largest <i>S</i> is."),
+        ("loss", "the one of least sum of the losses is."),
+    ],
+)
+def test_the_rule_that_keeps_a_start(digits: ReportCase, rule: str, words: str) -> None:
+    assert words in render_case(changed(digits, parameters={"selection": rule}))
 
 
 def test_many_starts(digits: ReportCase) -> None:
