@@ -31,11 +31,8 @@ _TUNING: dict[str, Any] = {
     "validation_norm": "joint",
     "smoothing": 0.9,
 }
-_IF_GIVEN = (
-    "starts",
-    "validation_distance",
-    "jitter",
-)  # in a job's key if they are not the default
+# In a job's key if they are not the default.
+_IF_GIVEN = ("starts", "validation_distance", "jitter")
 _BASELINE: dict[str, Any] = {"width": 8, "epochs": 60, "batch_size": 32}
 
 # Appendix C.2. Warm-up there is in epochs, which a job turns into steps. The rows of Z are those of
