@@ -59,7 +59,7 @@ class Settings:
     train: str
     test: str
     parameters: dict[str, Any]
-    image_size: int = 64
+    image_size: int = 128
     kinds: list[str] | None = None
     channels: Literal["auto"] | int = "auto"
     on_error: Literal["raise", "skip"] = "raise"
