@@ -24,6 +24,7 @@ RUNS = [
     ("Defects, 128 px", ["defects-128/table", "defects-128/untuned"], "CD"),
     ("Defects, 64 px", ["defects/table", "defects/untuned"], "CD"),
     ("Fashion-MNIST", ["fashion/five_seeds", "fashion/untuned", "fashion/table"], "RO"),
+    ("MNIST", ["mnist/table", "mnist/untuned"], "RO"),
     ("Small digits", ["digits/five_seeds", "digits/untuned", "digits/table"], "RO"),
 ]
 OURS, PRETRAINED = "ST-SSAD", "frozen"
@@ -50,7 +51,7 @@ def lead(tables, method, seeds):
     sign = "=" if p[method][0] != "<" else "<"
     ahead = f"{auc[OURS] - auc[method]:+.3f}".replace("-", "−")  # noqa: RUF001
     text = f"{ahead} (p {sign} {float(p[method].strip('< ')):.2g}"
-    return text + (")" if count == seeds else f"; {count} seeds)")
+    return text + (")" if count == seeds else f"; {count} seed{'s'[: count > 1]})")
 
 
 def best(auc, augmentation):
