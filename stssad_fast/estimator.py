@@ -103,8 +103,10 @@ class STSSAD(OutlierScores):
         validation_norm: batch norm in the validation pass: ``"joint"`` statistics of the training,
             augmented and test pictures together, or the ``"running"`` ones.
         unit_embedding: scale embeddings to length 1.
-        smoothing: of ``L_trn + L_val`` by an exponential average; the iterate where it is least
-            is returned.
+        smoothing: of ``L_trn + L_val`` by an exponential average.
+        iterate_selection: which iterate of a start is kept: the one of least ``"loss"``, ``L_trn +
+            L_val`` as smoothed, or of largest ``"score_shift"`` (as in ``selection``) among that
+            one and every tenth; each look embeds all training and test pictures.
         patience: end a start after as many iterations without progress; None: never.
         precision: of the detector while it is tuned: ``"float32"``, or ``"bfloat16"`` by autocast;
             parameters, losses and everything about the augmentation stay float32.
@@ -172,6 +174,7 @@ class STSSAD(OutlierScores):
         "validation_norm": [StrOptions({"joint", "running"})],
         "unit_embedding": ["boolean"],
         "smoothing": [Interval(Real, 0, 1, closed="left")],
+        "iterate_selection": [StrOptions({"loss", "score_shift"})],
         "patience": [None, Interval(Integral, 1, 10**6, closed="both")],
         "precision": [StrOptions({"float32", "bfloat16"})],
         "recompute": ["boolean"],
@@ -214,6 +217,7 @@ class STSSAD(OutlierScores):
         validation_norm: Literal["joint", "running"] = "joint",
         unit_embedding: bool = True,
         smoothing: float = 0.9,
+        iterate_selection: Literal["loss", "score_shift"] = "loss",
         patience: int | None = None,
         precision: Literal["float32", "bfloat16"] = "float32",
         recompute: bool = False,
@@ -249,6 +253,7 @@ class STSSAD(OutlierScores):
         self.validation_norm = validation_norm
         self.unit_embedding = unit_embedding
         self.smoothing = smoothing
+        self.iterate_selection = iterate_selection
         self.patience = patience
         self.precision = precision
         self.recompute = recompute

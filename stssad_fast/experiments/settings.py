@@ -32,7 +32,7 @@ _TUNING: dict[str, Any] = {
     "smoothing": 0.9,
 }
 # In a job's key if they are not the default.
-_IF_GIVEN = ("starts", "validation_distance", "jitter")
+_IF_GIVEN = ("starts", "validation_distance", "jitter", "iterate_selection")
 _BASELINE: dict[str, Any] = {"width": 8, "epochs": 60, "batch_size": 32}
 
 # Appendix C.2. Warm-up there is in epochs, which a job turns into steps. The rows of Z are those of

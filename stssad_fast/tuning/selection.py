@@ -35,8 +35,14 @@ FORMAT = 2
 Rule = Literal["score_shift", "score_variance", "loss"]
 """What a start is kept by; see :func:`criterion`."""
 
+LOOK_EVERY = 10
+"""Iterations between two looks at the scores (:meth:`Search._look`)."""
+
 Kept = dict[int, tuple[dict[str, Any], Tensors]]
 """Values and tensors, by start."""
+
+Farthest = tuple[float, int, Tensors]
+"""Score shift of an iterate, its index, and what :meth:`Tuner.iterate` gave there."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,15 @@ class Progress:
     train_loss: float | None
     validation_loss: float | None
     hyperparameters: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What a detector gives: the density of training pictures, test scores (M,) and their shift."""
+
+    density: GaussianDensity
+    scores: NDArray[np.float64]
+    shift: float
 
 
 @torch.no_grad()
@@ -173,6 +188,7 @@ class Search:
         self._tuner: Tuner | None = None
         self._seconds = 0.0
         self._initial: dict[str, float] = {}
+        self._farthest: Farthest | None = None
         # It goes through all pictures, which only a checkpoint is worth.
         parameters = [FORMAT, asdict(config), identity]
         self.identity = (ranks or path) and fingerprint(train, test, parameters)
@@ -238,6 +254,7 @@ class Search:
             self._seconds += time.monotonic() - began
             if callback:
                 callback(self._progress(self._tuner))
+            self._look(self._tuner)
             if self._tuner.done:
                 self._finish(self._tuner)
             now = time.monotonic()
@@ -256,18 +273,54 @@ class Search:
         generator = torch.Generator(self.device).manual_seed(self.seed)
         if not self.config.tunes:
             augmentation.draw_(generator)
-        self._seconds, self._initial = 0.0, augmentation.describe()
+        self._seconds, self._initial, self._farthest = 0.0, augmentation.describe(), None
         make = partial(DistributedTuner, self.ranks) if self.ranks else Tuner
         tuner = make(detector, augmentation, self.train, self.test, self.config, generator)
         if index in self.begun:
             values, tensors = self.begun.pop(index)
             tuner.load_state(tensors, values)
             self._seconds, self._initial = values["seconds"], values["initial"]
+            if values["farthest"]:
+                shift, iteration = values["farthest"]
+                self._farthest = shift, iteration, checkpoint.under("farthest", tensors)
         return tuner
+
+    def _look(self, tuner: Tuner) -> None:
+        """Every few iterations: keep this one, if no other has a larger :func:`score_shift`."""
+        iterations = tuner.step_count - self.config.warm_up
+        if (
+            self.config.iterate_selection == "loss"
+            or not self.config.tunes
+            or iterations < 1
+            or iterations % LOOK_EVERY
+        ):
+            return
+        began = time.monotonic()
+        tuner.read()
+        scored = None if tuner.done else self._scored(tuner.detector)
+        if scored and (self._farthest is None or scored.shift > self._farthest[0]):
+            self._farthest = scored.shift, iterations - 1, tuner.iterate()
+        self._seconds += time.monotonic() - began
+
+    def _scored(self, detector: nn.Module) -> _Scored | None:
+        """Density and test scores of a detector, if they are of any use."""
+        trained = embed(detector, self.train)
+        if not (np.isfinite(trained).all() and np.ptp(trained, axis=0).any()):
+            return None
+        density = GaussianDensity.fit(trained)
+        found = distances(detector, density, self.test)
+        scores = density.score_at(found)
+        if not np.isfinite(scores).all():
+            return None
+        return _Scored(density, scores, score_shift(found, density.distance(trained)))
 
     def _finish(self, tuner: Tuner) -> None:
         began = time.monotonic()
-        iteration = tuner.best_iteration
+        iteration, farthest = tuner.best_iteration, self._farthest
+        scored = self._scored(tuner.detector) if iteration >= 0 else None
+        if farthest and (scored is None or farthest[0] > scored.shift):
+            tuner.restore(farthest[2])
+            iteration, scored = farthest[1], self._scored(tuner.detector)
         result: dict[str, Any] = {
             "initial": self._initial,
             "final": tuner.augmentation.describe(),
@@ -283,22 +336,17 @@ class Search:
             "history": tuner.history,
         }
         tensors: Tensors = {}
-        trained = embed(tuner.detector, self.train) if iteration >= 0 else np.empty((1, 0))
-        if np.isfinite(trained).all() and np.ptp(trained, axis=0).any():
-            density = GaussianDensity.fit(trained)
-            found = distances(tuner.detector, density, self.test)
-            scores = density.score_at(found)
-            if np.isfinite(scores).all():
-                result |= {
-                    "score_variance": score_variance(scores),
-                    "score_shift": score_shift(found, density.distance(trained)),
-                    "scores": scores.tolist(),
-                }
-                tensors = {
-                    **checkpoint.prefixed("detector", tuner.detector.state_dict()),
-                    **checkpoint.prefixed("augmentation", tuner.augmentation.state_dict()),
-                    **checkpoint.prefixed("density", density.state()),
-                }
+        if scored:
+            result |= {
+                "score_variance": score_variance(scored.scores),
+                "score_shift": scored.shift,
+                "scores": scored.scores.tolist(),
+            }
+            tensors = {
+                **checkpoint.prefixed("detector", tuner.detector.state_dict()),
+                **checkpoint.prefixed("augmentation", tuner.augmentation.state_dict()),
+                **checkpoint.prefixed("density", scored.density.state()),
+            }
         if not tensors:
             result["stopped"] = "diverged"
         result["seconds"] = self._seconds + time.monotonic() - began
@@ -334,7 +382,11 @@ class Search:
         begun = dict(self.begun)
         if self._tuner is not None:
             state, numbers = self._tuner.state()
-            numbers |= {"seconds": self._seconds, "initial": self._initial}
+            numbers |= {"seconds": self._seconds, "initial": self._initial, "farthest": None}
+            if self._farthest:
+                shift, iteration, iterate = self._farthest
+                numbers["farthest"] = [shift, iteration]
+                state |= checkpoint.prefixed("farthest", iterate)
             begun[self._index] = numbers, state
         tensors: Tensors = {}
         values: dict[str, Any] = {"identity": self.identity, "seed": self.seed}

@@ -44,6 +44,7 @@ class TunerConfig:
     validation_norm: Literal["joint", "running"] = "joint"
     validation_distance: Literal["mean_distance", "centroid", "mmd", "mmd_raw"] = "mean_distance"
     smoothing: float = 0.9
+    iterate_selection: Literal["loss", "score_shift"] = "loss"
     patience: int | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False
@@ -208,8 +209,23 @@ class Tuner:
         if rows and self.done:
             self.step_count = self._read
             if self._best_iteration >= 0:
-                self.detector.load_state_dict(under("detector", self._best))
-                self.augmentation.load_state_dict(under("augmentation", self._best))
+                self.restore(self._best)
+
+    def iterate(self) -> Tensors:
+        """A copy of the detector, and of the augmentation that it was last trained with."""
+        used = {name: rows[self.step_count - 1] for name, rows in self._used.items()}
+        augmentation = {**self.augmentation.state_dict(), **used}
+        return _copied(
+            {
+                **prefixed("detector", self.detector.state_dict()),
+                **prefixed("augmentation", augmentation),
+            }
+        )
+
+    def restore(self, iterate: Tensors) -> None:
+        """Go back to what :meth:`iterate` gave."""
+        self.detector.load_state_dict(under("detector", iterate))
+        self.augmentation.load_state_dict(under("augmentation", iterate))
 
     def _described(self, index: int) -> dict[str, float]:
         """The hyperparameters of an earlier step, in the words of the augmentation."""

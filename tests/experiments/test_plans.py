@@ -173,7 +173,8 @@ def test_a_backbone_takes_the_place_of_the_resnet_in_every_trained_method():
 )
 def test_defaults_that_no_key_holds(kind, estimator, defaults):
     """Whoever changes one has to change jobs.FORMAT too, else old jobs pass for new ones."""
-    elsewhere = {"strategy", "starts", "validation_distance", "jitter", "backbone", "random_state"}
+    elsewhere = {"strategy", "starts", "validation_distance", "jitter", "iterate_selection"}
+    elsewhere |= {"backbone", "random_state"}
     no_matter = {"device", "n_jobs", "distributed", "graph", "recompute"}
     no_matter |= {"selection", "ensemble", "contamination"}  # a job is of one start
     left = estimator().get_params()

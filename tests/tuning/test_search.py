@@ -4,6 +4,7 @@ import copy
 import math
 import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -130,7 +131,12 @@ def test_the_network_and_batches_are_those_of_the_seed_whatever_the_start(make_s
 
 @pytest.mark.parametrize("steps", [1, 5, 7, 9, 14])  # warm-up, tuning, end; start 1; the very end
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "crash"])
-def test_an_interrupted_search_goes_on_to_the_identical_result(make_search, tmp_path, steps, how):
+@pytest.mark.parametrize("rule", ["loss", "score_shift"])
+def test_an_interrupted_search_goes_on_to_the_identical_result(
+    make_search, tmp_path, monkeypatch, steps, how, rule
+):
+    monkeypatch.setattr(selection, "LOOK_EVERY", 2)
+    make_search = partial(make_search, iterate_selection=rule)
     unbroken = make_search()
     unbroken.run()
     path, seen = tmp_path / "checkpoint", []
@@ -162,6 +168,52 @@ def test_an_interrupted_search_goes_on_to_the_identical_result(make_search, tmp_
     finished.resume()
     finished.run(lambda progress: pytest.fail("nothing is left to do"))
     assert outcome(finished) == outcome(unbroken)
+
+
+def test_the_iterate_that_is_farthest_from_the_training_pictures_is_kept(make_search, monkeypatch):
+    """Looking changes nothing of the fit, and what is kept is what was seen."""
+    monkeypatch.setattr(selection, "LOOK_EVERY", 3)
+    seen, scored = {}, Search._scored
+
+    def spy(self, detector):
+        found = scored(self, detector)
+        seen.setdefault(self._index, []).append(found.shift)
+        return found
+
+    by_loss, by_shift = (
+        make_search(iterations=20, seed=2),
+        make_search(iterations=20, seed=2, iterate_selection="score_shift"),
+    )
+    by_loss.run()
+    monkeypatch.setattr(Search, "_scored", spy)
+    by_shift.run()
+    places = set()
+    for index, (before, result) in enumerate(zip(by_loss.results, by_shift.results, strict=True)):
+        *looks, least_loss = seen[index][:7]
+        assert len(looks) == 6 and least_loss == before["score_shift"]
+        assert result["history"] == before["history"]
+        farthest = looks.index(max(looks)) if max(looks) > least_loss else None
+        places.add(farthest)
+        iteration = before["iteration"] if farthest is None else 3 * (1 + farthest) - 1
+        assert result["iteration"] == iteration
+        assert result["score_shift"] == max(seen[index])
+        history = {name: values[iteration] for name, values in result["history"].items()}
+        assert result["final"] == {name: history[name] for name in result["final"]}
+        assert result["train_loss"] == history["train_loss"]
+    assert len(places) == 2 and None in places  # the least loss may be the farthest, too
+    tensors = by_shift.tensors[0]
+    detector = by_shift.make_detector()
+    detector.load_state_dict(checkpoint.under("detector", tensors))
+    density = selection.GaussianDensity.from_state(checkpoint.under("density", tensors))
+    scores = density.score_at(selection.distances(detector, density, by_shift.test))
+    assert scores.tolist() == by_shift.results[0]["scores"]
+
+
+def test_random_strategies_keep_their_last_iterate(make_search, monkeypatch):
+    monkeypatch.setattr(selection, "LOOK_EVERY", 2)
+    search = make_search(strategy="random_dynamic", iterate_selection="score_shift")
+    search.run()
+    assert {result["iteration"] for result in search.results} == {4}
 
 
 def test_progress(make_search):
@@ -205,12 +257,20 @@ def test_a_truncated_checkpoint_is_refused(make_search, tmp_path, share):
 
 
 @pytest.mark.parametrize("stop", [3, 4, 5, 6, 7, 8, 9, 10, 11, None])
-@pytest.mark.parametrize("changes", [{"patience": 2, "smoothing": 0.0}, {"learning_rate": 1e30}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"patience": 2, "smoothing": 0.0},
+        {"patience": 2, "smoothing": 0.0, "iterate_selection": "score_shift"},
+        {"learning_rate": 1e30},
+    ],
+)
 def test_an_end_that_is_read_late_is_the_same_end(
     make_search, tmp_path, monkeypatch, changes, stop
 ):
     """As on a GPU, where a checkpoint may be written some steps after a start has ended."""
-    changes |= {"iterations": 12, "warm_up": 1}
+    monkeypatch.setattr(selection, "LOOK_EVERY", 2)
+    changes = changes | {"iterations": 12, "warm_up": 1}
     expected = make_search(**changes)
     expected.run()
     assert all(result["stopped"] != "finished" for result in expected.results)
