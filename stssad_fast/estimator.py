@@ -89,7 +89,7 @@ class STSSAD(OutlierScores):
             ``"cholesky"``: the entries of ``L``, as in the paper. Other augmentations ignore it.
         jitter: of CutDiff: standard deviation from picture to picture of log size, log aspect and
             the angle in radians, in [0, 3], about the values that are tuned; with
-            ``parametrization="log"``. 2 was better on defects at 64 px (docs/results.md). Other
+            ``parametrization="log"``. 2 was better on defects at 64 px (docs/results). Other
             augmentations ignore it.
         validation: the validation loss sees a ``"batch"`` of test pictures, or ``"all"`` of them in
             every iteration, with the exact gradient; that takes two passes over the test set,
@@ -116,12 +116,12 @@ class STSSAD(OutlierScores):
             every few steps only, unless progress is shown.
         selection: which start is kept: the one of largest ``"score_shift"``, which does not depend
             on the scale of the scores, of largest ``"score_variance"`` (Eq. 6), or of least
-            ``"loss"``, ``L_trn + L_val`` (good with the centroid: docs/results.md).
+            ``"loss"``, ``L_trn + L_val`` (good with the centroid: docs/results/made.md).
         ensemble: score by all starts together, if there are several: the mean of the places that a
             picture has among the test pictures, in [0, 1], each start weighted by its
             ``score_shift`` (:mod:`stssad_fast.tuning.ensemble`). Everything else is of the start
             that is kept. False: score by that alone, as in the paper, in a fourth of the time;
-            worse on defects at 64 px, level at 128 (docs/results.md).
+            worse on defects at 64 px, level at 128 (docs/results/defects.md).
         contamination: expected share of anomalies among the test pictures, in (0, 0.5], for the
             threshold of :meth:`predict`; ``"auto"``: the 95th percentile of the training scores.
         n_jobs: starts that run at the same time, each in a process of its own, among which torch's

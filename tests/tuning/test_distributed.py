@@ -368,6 +368,12 @@ def fit_together(*arguments):
     return fit(*arguments, distributed=True)
 
 
+def fit_looking():
+    """Looks at the test scores once, after ten of the iterations."""
+    more = {"iterations": 12, "iterate_selection": "score_shift"}
+    return fit(distributed=dist.is_initialized(), **more)
+
+
 def fit_drawing_seeds(folder):
     return fit(folder, seed=None, distributed=True)
 
@@ -400,6 +406,12 @@ def test_a_fit_is_that_of_one_process(together):
     found, expected = flat(together[:2]), flat(fit()[:2])
     assert len(found) == len(expected) > 1000
     assert_near(found, expected)
+
+
+def test_a_fit_whose_iterate_is_chosen_by_its_scores(pair):
+    first, second = pair("fit_looking")
+    assert flat(first[:2]) == flat(second[:2])
+    assert_near(flat(first[:2]), flat(fit_looking()[:2]))
 
 
 def test_ctrl_c_on_one_rank_stops_both_and_they_go_on(pair, together, tmp_path):
