@@ -298,7 +298,8 @@ class Search:
         began = time.monotonic()
         tuner.read()
         scored = None if tuner.done else self._scored(tuner.detector)
-        if scored and (self._farthest is None or scored.shift > self._farthest[0]):
+        least = self._farthest[0] if self._farthest else -np.inf
+        if scored and least < scored.shift < np.inf:
             self._farthest = scored.shift, iterations - 1, tuner.iterate()
         self._seconds += time.monotonic() - began
 
