@@ -89,8 +89,8 @@ class STSSAD(OutlierScores):
             ``"cholesky"``: the entries of ``L``, as in the paper. Other augmentations ignore it.
         jitter: of CutDiff: standard deviation from picture to picture of log size, log aspect and
             the angle in radians, in [0, 3], about the values that are tuned; with
-            ``parametrization="log"``. 2 was better on defects at 64 px (docs/results). Other
-            augmentations ignore it.
+            ``parametrization="log"``. 2 was better on defects at 64 px (docs/results/defects.md).
+            Other augmentations ignore it.
         validation: the validation loss sees a ``"batch"`` of test pictures, or ``"all"`` of them in
             every iteration, with the exact gradient; that takes two passes over the test set,
             ``validation_norm="running"``, the default distance, and no ``graph``.
