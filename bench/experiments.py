@@ -113,8 +113,7 @@ def main() -> None:
     text = overview()
     print(text)
     for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
-        if OVERVIEW in page.read_text():
-            insert(page, text, OVERVIEW)
+        insert(page, text, OVERVIEW)
     draw()
 
 
