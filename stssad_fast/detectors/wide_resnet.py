@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from stssad_fast.detectors.normalising import Normalising
-from stssad_fast.detectors.resnet import BatchNorm, Conv3x3
+from stssad_fast.detectors.resnet import BatchNorm, Conv1x1, Conv3x3
 
 
 class PreActivatedBlock(nn.Module):
@@ -17,9 +17,7 @@ class PreActivatedBlock(nn.Module):
         self.norm2 = BatchNorm(outputs, relu=True)
         self.conv2 = Conv3x3(outputs, outputs)
         self.shortcut = (
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-            if stride != 1 or inputs != outputs
-            else None
+            Conv1x1(inputs, outputs, stride) if stride != 1 or inputs != outputs else None
         )
 
     def forward(self, x: Tensor) -> Tensor:

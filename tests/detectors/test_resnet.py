@@ -1,4 +1,7 @@
-"""ResNetDetector: shapes, unit embeddings, second derivatives."""
+"""ResNetDetector: shapes, unit embeddings, second derivatives, threads."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -79,3 +82,30 @@ def test_differentiable_twice(dead):
     second = torch.autograd.grad(sum(g.square().sum() for g in first), [image, *parameters])
     assert all(torch.isfinite(g).all() for g in (*first, *second))
     assert second[0].any().item() is not dead
+
+
+ODD_BATCHES = """
+import torch
+from stssad_fast.detectors import ResNetDetector
+
+torch.set_num_threads(2)
+for width in (2, 8):
+    detector = ResNetDetector(1, width, 16)
+    for count in (5, 7) * 20:
+        embedding, logit = detector(torch.rand(count, 1, 16, 16))
+        torch.autograd.grad(embedding.sum() + logit.sum(), list(detector.parameters()))
+"""
+
+
+def test_two_threads_share_an_odd_batch():
+    # In a process of its own: an error is a corrupted heap, and the tests have one thread.
+    run = subprocess.run([sys.executable, "-c", ODD_BATCHES], capture_output=True, text=True)
+    assert run.returncode == 0, (run.returncode, run.stderr)
+
+
+def test_a_strided_shortcut_is_the_convolution_it_replaces(assert_close):
+    shortcut = make(1, 2, 16).blocks[2].shortcut[0]
+    assert shortcut.stride == (2, 2)
+    for size in (8, 7, 1):
+        image = draw(3, 2, size, size + 1)
+        assert_close(shortcut(image), F.conv2d(image, shortcut.weight, None, 2))
