@@ -24,6 +24,7 @@ for _schema in (
     "winograd_output(Tensor points, Tensor(a!) image) -> ()",
     "winograd_weight(Tensor weight, bool transposed, Tensor(a!) points) -> ()",
     "winograd_weight_gradient(Tensor points, Tensor(a!) grad) -> ()",
+    "winograd_multiply(Tensor left, Tensor right, Tensor(a!) out, bool add) -> ()",
 ):
     LIBRARY.define(_schema)
     torch.library.register_fake(
@@ -105,7 +106,7 @@ class _Convolution(Function):
         result = torch.empty(size, dtype=image.dtype, memory_format=torch.channels_last)
         for part, transformed, products in _chunks(image, result):
             _kernels.winograd_input(image[part], transformed)
-            torch.bmm(transformed, points, out=products)
+            _multiply(transformed, points, products)
             _kernels.winograd_output(products, result[part])
         return result
 
@@ -135,7 +136,7 @@ class _WeightGradient(Function):
         for part, transformed, incoming in _chunks(image, grad):
             _kernels.winograd_input(image[part], transformed)
             _kernels.winograd_gradient(grad[part], incoming)
-            points.baddbmm_(transformed.transpose(1, 2), incoming)
+            _multiply(transformed.transpose(1, 2), incoming, points, add=True)
         result = image.new_empty(outputs, channels, 3, 3)
         _kernels.winograd_weight_gradient(points, result)
         return result
@@ -151,17 +152,35 @@ class _WeightGradient(Function):
         )
 
 
+def _multiply(left: Tensor, right: Tensor, out: Tensor, add: bool = False) -> None:
+    """``out`` (36, R, K) is, or is increased by, ``left`` (36, R, D) times ``right`` (36, D, K)."""
+    if extension.simd_level() == "avx512":
+        _kernels.winograd_multiply(left, right, out, add)
+    elif add:
+        out.baddbmm_(left, right)
+    else:
+        torch.bmm(left, right, out=out)
+
+
 def _tiles(height: int, width: int) -> int:
     return -(-height // 4) * -(-width // 4)
 
 
 def _chunks(image: Tensor, result: Tensor) -> Any:
-    """Pictures to take at a time, and room for both batches transformed, (36, tiles, C) each."""
+    """Pictures to take at a time, and room for both batches transformed, (36, tiles + 1, C) each.
+
+    The last tile of a point is 0. Without it points would lie a power of two apart, where caches
+    have no room; with a gap in its place torch.bmm would take them one by one.
+    """
     tiles = _tiles(*image.shape[-2:])
     widest = max(image.shape[1], result.shape[1])
     size = min(len(image), max(CHUNK // (POINTS * widest), LEAST_TILES) // tiles + 1)
-    # One more tile, so that points do not lie a power of two apart, where caches have no room.
-    rooms = [value.new_empty(POINTS, size * tiles + 1, value.shape[1]) for value in (image, result)]
+    rooms: list[Tensor] = []
     for first in range(0, len(image), size):
         part = slice(first, min(first + size, len(image)))
-        yield part, *(room[:, : (part.stop - first) * tiles] for room in rooms)
+        needed = (part.stop - first) * tiles + 1
+        if not rooms or rooms[0].shape[1] != needed:
+            rooms = [value.new_empty(POINTS, needed, value.shape[1]) for value in (image, result)]
+            for room in rooms:
+                room[:, -1] = 0
+        yield part, *rooms

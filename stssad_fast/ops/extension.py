@@ -53,6 +53,12 @@ def why_not() -> str | None:
     return _attempt()[1]
 
 
+def simd_level() -> str | None:
+    """Return the instruction set in use: portable, avx2 or avx512; None without the extension."""
+    module = _attempt()[0]
+    return None if module is None else str(module.simd_level())
+
+
 def build_info() -> dict[str, str] | None:
     """Return torch, target, compiler and flags of the build; None if it is not in use."""
     module = _attempt()[0]

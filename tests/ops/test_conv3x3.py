@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.autograd import forward_ad
 
 from stssad_fast.ops import extension
+from stssad_fast.ops.conv3x3 import _multiply as multiply
 from stssad_fast.ops.conv3x3 import conv3x3, suits_winograd
 
 from .cases import numbers, placed, wanting
@@ -61,19 +62,65 @@ def test_values_and_three_derivatives(size):
         assert_near(f, e)
 
 
-@native
-def test_every_instruction_set():
+@pytest.fixture
+def each_simd_level():
+    """The names of this machine's instruction sets, each in use while it is at hand."""
     module = importlib.import_module("stssad_fast._C")
-    image, weight = inputs_of(4, 64, 64, 8, 7)
-    expected = derivatives(direct, image.double(), weight.double())
     before = module.simd_level()
-    try:
+
+    def levels():
         for level in module.simd_levels():
             module.set_simd_level(level)
-            for f, e in zip(derivatives(conv3x3, image, weight), expected, strict=True):
-                assert_near(f, e)
+            yield level
+
+    yield levels()
+    module.set_simd_level(before)
+
+
+@native
+def test_every_instruction_set(each_simd_level):
+    image, weight = inputs_of(4, 64, 64, 8, 7)
+    expected = derivatives(direct, image.double(), weight.double())
+    for _ in each_simd_level:
+        for f, e in zip(derivatives(conv3x3, image, weight), expected, strict=True):
+            assert_near(f, e)
+
+
+@native
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_of_matrices(each_simd_level, transposed, add):
+    """Every number of rows beside blocks of eight and four, one and two vectors of columns."""
+    for _ in each_simd_level:
+        for rows, depth, columns in [(1, 1, 16), (7, 5, 48), (13, 64, 80), (24, 3, 32)]:
+            size = (36, depth, rows + 1) if transposed else (36, rows + 1, depth)
+            left = numbers(*size, low=-1.0).float()
+            left = left.transpose(1, 2)[:, 1:] if transposed else left[:, 1:]
+            right = numbers(36, depth + 1, columns, low=-1.0, seed=1).float()[:, 1:]
+            room = numbers(36, rows + 2, columns, seed=2).float()
+            out = room[:, 1:-1]
+            expected = left.double() @ right.double() + (out.double() if add else 0)
+            margin = room[:, :: (rows + 1)].clone()
+            if not add:
+                out.fill_(torch.nan)
+            multiply(left, right, out, add)
+            torch.testing.assert_close(out.double(), expected, atol=1e-6 * depth, rtol=1e-6)
+            assert torch.equal(room[:, :: (rows + 1)], margin)
+
+
+@native
+def test_the_same_bits_for_any_number_of_threads():
+    image, weight = inputs_of(8, 64, 80, 12, 12)
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(derivatives(conv3x3, image, weight))
     finally:
-        module.set_simd_level(before)
+        torch.set_num_threads(before)
+    for one, *others in zip(*found, strict=True):
+        assert all(torch.equal(one, other) for other in others)
 
 
 @native
