@@ -25,6 +25,7 @@ from stssad_fast.cli import study as studies
 from stssad_fast.cli import tune as tuning
 from stssad_fast.cli.console import STOPPED, Quiet, counting, summary
 from stssad_fast.cli.console import terminal as _console
+from stssad_fast.cli.memory import keep_memory
 from stssad_fast.cli.runs import REPORT, Run, Settings
 from stssad_fast.detectors import MIN_IMAGE_SIZE
 from stssad_fast.devices import versions
@@ -452,4 +453,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # paths and × are not in every encoding
             stream.reconfigure(errors="backslashreplace")
+    keep_memory()
     app(prog_name="stssad-fast")

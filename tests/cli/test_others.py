@@ -2,13 +2,17 @@
 
 import io
 import json
+import os
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
 
-from stssad_fast.cli import console, demo, info
+from stssad_fast.cli import console, demo, info, memory
 from stssad_fast.ops import extension
 from stssad_fast.tuning.selection import Progress
 
@@ -104,3 +108,34 @@ def test_time_left_is_of_measured_steps(monkeypatch, ticks, left):
     shown = stream.getvalue().splitlines()
     assert shown[0].endswith("  time left not known yet")
     assert shown[-1].endswith(f"  about {left} left" if left else "  time left not known yet")
+
+
+FAULTS = """
+import resource
+import torch
+from stssad_fast.cli.memory import keep_memory
+
+def faults():
+    torch.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+keep_memory()
+before, after = [faults() for _ in range(60)][-2:]  # the first ones fetch a few of them
+print(after - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept():
+    """Of 64 MiB, more than glibc keeps by itself, at most some pages are fetched again."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", FAULTS]
+    found = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 1000
+
+
+def test_what_the_environment_says_of_memory_stays(monkeypatch):
+    for variable in memory._PARAMETERS:
+        monkeypatch.setenv(variable, "131072")
+    memory.keep_memory()
+    assert {os.environ[variable] for variable in memory._PARAMETERS} == {"131072"}
