@@ -10,7 +10,7 @@ _BYTES = 1 << 30
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory up to 1 GiB; parameters that the environment sets stay.
+    """Have glibc keep what is freed, but for tensors of 1 GiB; what the environment sets stays.
 
     By itself it gives large tensors back, and the system clears every page of the next ones, which
     takes longer than most kernels (docs/performance.md). A matter of the whole process, so not of
