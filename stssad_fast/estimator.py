@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from stssad_fast.tuning import ensemble, selection
 from stssad_fast.tuning.density import GaussianDensity
 from stssad_fast.tuning.hypergradient import Tensors
 from stssad_fast.tuning.ranks import Ranks
-from stssad_fast.tuning.tuner import Strategy, TunerConfig
+from stssad_fast.tuning.tuner import Strategy, TunerConfig, ValidationDistance
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {
     "cutdiff": CutDiff,
@@ -97,9 +97,11 @@ class STSSAD(OutlierScores):
         validation_distance: what the validation loss measures between embeddings:
             ``"mean_distance"`` (Eq. 2-3); ``"centroid"``: the same with all augmented embeddings at
             their mean, so that the loss does not fall because they scatter, for anomalies that the
-            detector tells apart (docs/method.md); for comparison ``"mmd"``, the maximum mean
-            discrepancy after the same normalisation, or ``"mmd_raw"``, without it (MMD1, MMD2 in
-            the paper).
+            detector tells apart (docs/method.md); ``"shift"``: how much farther than the training
+            pictures the test pictures lie from the training centre, which is to grow
+            (:func:`stssad_fast.tuning.shift.shift_loss`; not with ``"first_order"``); for
+            comparison ``"mmd"``, the maximum mean discrepancy after the same normalisation, or
+            ``"mmd_raw"``, without it (MMD1, MMD2 in the paper).
         validation_norm: batch norm in the validation pass: ``"joint"`` statistics of the training,
             augmented and test pictures together, or the ``"running"`` ones.
         unit_embedding: scale embeddings to length 1.
@@ -170,7 +172,7 @@ class STSSAD(OutlierScores):
         "parametrization": [StrOptions({"log", "cholesky"})],
         "jitter": [Interval(Real, 0, MAX_JITTER, closed="both")],
         "validation": [StrOptions({"batch", "all"})],
-        "validation_distance": [StrOptions({"mean_distance", "centroid", "mmd", "mmd_raw"})],
+        "validation_distance": [StrOptions(set(get_args(ValidationDistance)))],
         "validation_norm": [StrOptions({"joint", "running"})],
         "unit_embedding": ["boolean"],
         "smoothing": [Interval(Real, 0, 1, closed="left")],
@@ -211,9 +213,7 @@ class STSSAD(OutlierScores):
         parametrization: Literal["log", "cholesky"] = "log",
         jitter: float = 0.0,
         validation: Literal["batch", "all"] = "batch",
-        validation_distance: Literal[
-            "mean_distance", "centroid", "mmd", "mmd_raw"
-        ] = "mean_distance",
+        validation_distance: ValidationDistance = "mean_distance",
         validation_norm: Literal["joint", "running"] = "joint",
         unit_embedding: bool = True,
         smoothing: float = 0.9,
@@ -362,9 +362,9 @@ class STSSAD(OutlierScores):
         """Raise what :meth:`fit` would raise for the parameters alone.
 
         Raises:
-            InputError: augmentation, starts or device cannot be used, or ``validation``,
-                ``validation_norm``, ``validation_distance``, ``graph``, ``n_jobs`` and
-                ``distributed`` do not go together.
+            InputError: augmentation, starts or device cannot be used, or ``strategy``,
+                ``validation``, ``validation_norm``, ``validation_distance``, ``graph``, ``n_jobs``
+                and ``distributed`` do not go together.
             ValueError: a parameter is out of range.
         """
         self._validate_params()
@@ -378,6 +378,12 @@ class STSSAD(OutlierScores):
             raise InputError(
                 f"validation is 'all' and validation_distance {self.validation_distance!r}, which "
                 "do not go together; set validation to 'batch'"
+            )
+        if self.validation_distance == "shift" and self.strategy == "first_order":
+            raise InputError(
+                "validation_distance is 'shift', which depends on the augmentation through the "
+                "trained detector alone, and strategy 'first_order' leaves that out; set strategy "
+                "to 'second_order', or choose another validation_distance"
             )
         unshared = {
             "graph": self.graph,

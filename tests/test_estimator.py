@@ -318,6 +318,10 @@ def test_wrong_pictures_after_fit(fitted):
         ({"strategy": "guess"}, "strategy"),
         ({"iterations": 0}, "iterations"),
         ({"validation": "all"}, "set validation_norm to 'running'"),
+        (
+            {"validation_distance": "shift", "strategy": "first_order"},
+            "set strategy to 'second_order'",
+        ),
         ({"contamination": 0.6}, "contamination"),
         ({"learning_rate": -1.0}, "learning_rate"),
         ({"jitter": 4.0}, "jitter"),
@@ -338,6 +342,7 @@ def test_wrong_parameters(changes, words):
         {"parametrization": "cholesky", "hyper_optimizer": "sgd"},
         {"jitter": 1.0},
         {"validation_norm": "running", "unit_embedding": False},
+        {"validation_distance": "shift", "iterate_selection": "score_shift"},
         {"updates": 2, "patience": 1, "smoothing": 0.0},
         {"validation": "all", "validation_norm": "running"},
         {"validation": "all", "validation_norm": "running", "strategy": "random_static"},

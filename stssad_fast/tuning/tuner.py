@@ -20,9 +20,11 @@ from stssad_fast.tuning.hypergradient import Loss, Tensors, bilevel_step
 from stssad_fast.tuning.mmd import mmd_loss
 from stssad_fast.tuning.optimizer import HyperOptimizer
 from stssad_fast.tuning.recompute import recomputed
+from stssad_fast.tuning.shift import shift_loss
 from stssad_fast.tuning.validation import loss_over_all
 
 Strategy = Literal["second_order", "first_order", "random_dynamic", "random_static"]
+ValidationDistance = Literal["mean_distance", "centroid", "shift", "mmd", "mmd_raw"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class TunerConfig:
     hyper_schedule: Literal["cosine", "constant"] = "constant"
     validation: Literal["batch", "all"] = "batch"
     validation_norm: Literal["joint", "running"] = "joint"
-    validation_distance: Literal["mean_distance", "centroid", "mmd", "mmd_raw"] = "mean_distance"
+    validation_distance: ValidationDistance = "mean_distance"
     smoothing: float = 0.9
     iterate_selection: Literal["loss", "score_shift"] = "loss"
     patience: int | None = None
@@ -452,6 +454,8 @@ class Tuner:
             case "centroid":
                 centroid = augmented.mean(0, keepdim=True).expand_as(augmented)
                 found = mean_distance_loss(train, centroid, test)
+            case "shift":
+                found = shift_loss(train, test)
             case kind:
                 found = mmd_loss(train, augmented, test, normalize=kind == "mmd")
         return torch.where(finite, found, math.nan)

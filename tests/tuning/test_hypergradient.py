@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from stssad_fast.ops import cutdiff, mean_distance_loss, patch_shape, rotate
 from stssad_fast.tuning.hypergradient import bilevel_step
+from stssad_fast.tuning.shift import shift_loss
 
 LEARNING_RATE = 2.0
 
@@ -15,7 +16,8 @@ LEARNING_RATE = 2.0
 class Problem:
     """Both losses on fixed batches, in float64 and smooth; both augmentations at once."""
 
-    def __init__(self, make_detector, pictures, norm):
+    def __init__(self, make_detector, pictures, norm, distance=mean_distance_loss):
+        self.distance = distance
         self.train, self.test = (images.double() for images in pictures)
         self.detector = make_detector(activation=nn.Softplus, norm=norm).double()
         self.theta = {k: v.detach() for k, v in self.detector.named_parameters()}
@@ -47,7 +49,7 @@ class Problem:
         stacked = torch.cat([self.train, self.augment(a), self.test])
         embedding, _ = functional_call(self.detector, theta, (stacked,))
         counts = [len(self.train), len(self.train), len(self.test)]
-        loss = mean_distance_loss(*embedding.split(counts))
+        loss = self.distance(*embedding.split(counts))
         return loss * a["weight"].square()
 
     def stepped(self, theta, a, momentum=0.0, create_graph=False):
@@ -108,6 +110,18 @@ def test_exact(problem, momentum):
     expected = central_differences(lambda a: problem.whole(a, momentum), problem.a)
     assert found.abs().min() > 1e-6
     assert (abs(found - expected) <= 1e-6 * expected.abs()).all()
+
+
+def test_the_shift_moves_the_augmentation_through_the_detector_alone(make_detector, pictures):
+    problem = Problem(
+        make_detector, pictures, False, lambda train, _, test: shift_loss(train, test)
+    )
+    found = flat(problem.step().gradient)
+    expected = central_differences(lambda a: problem.whole(a, 0.0), problem.a)
+    assert found.abs().min() > 1e-6
+    assert (abs(found - expected) <= 1e-6 * expected.abs()).all()
+    first = problem.step(first_order=True).gradient
+    assert first["raw"].abs().max() == first["radians"].abs() == 0
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

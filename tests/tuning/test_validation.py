@@ -7,6 +7,7 @@ from torch.func import functional_call
 from stssad_fast import CutDiff
 from stssad_fast.ops import mean_distance_loss
 from stssad_fast.tuning.hypergradient import bilevel_step
+from stssad_fast.tuning.shift import shift_loss
 from stssad_fast.tuning.tuner import Tuner, TunerConfig
 from stssad_fast.tuning.validation import loss_over_all
 
@@ -78,6 +79,18 @@ def test_what_has_diverged_is_not_a_number(problem):
     assert swept({k: v.requires_grad_() for k, v in theta.items()}, a).isnan()
 
 
+def distance(kind, *sets):
+    """``L_val`` of a tuner."""
+    tuner = object.__new__(Tuner)
+    tuner.config = TunerConfig(validation_distance=kind)
+    return tuner._distance(torch.cat(sets), [len(rows) for rows in sets]).item()
+
+
+def test_the_shift_is_of_training_and_test_pictures(generator):
+    train, augmented, test = (torch.randn(n, 3, generator=generator) for n in (6, 4, 8))
+    assert distance("shift", train, augmented, test) == shift_loss(train, test).item()
+
+
 def test_the_spread_of_the_augmented_counts_in_the_distance_but_not_with_their_centroid(generator):
     """Total distance normalisation rewards an augmentation for scattering; the option does not."""
     train, around, test = (
@@ -86,10 +99,7 @@ def test_the_spread_of_the_augmented_counts_in_the_distance_but_not_with_their_c
     near, far = (2 + width * torch.cat([around, -around]) for width in (0.1, 3.0))
 
     def loss(kind, augmented):
-        tuner = object.__new__(Tuner)
-        tuner.config = TunerConfig(validation_distance=kind)
-        sets = [train, augmented, test]
-        return tuner._distance(torch.cat(sets), [len(rows) for rows in sets]).item()
+        return distance(kind, train, augmented, test)
 
     assert loss("mean_distance", far) < 0.8 * loss("mean_distance", near)
     assert loss("centroid", far) == pytest.approx(loss("centroid", near), rel=1e-12)
