@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stssad_fast.errors import InputError
-from stssad_fast.experiments import problems
+from stssad_fast.experiments import problems, settings
 from stssad_fast.experiments.jobs import Job
 from stssad_fast.experiments.methods import METHODS, OURS, starts
 
@@ -106,13 +106,21 @@ def plan(
         tasks: names of the tasks to do; None: all.
 
     Raises:
-        InputError: pictures cannot be read, a method or task is unknown or planned twice, or no
-            task is chosen.
+        InputError: pictures cannot be read, a method or task is unknown or planned twice, no task
+            is chosen, or a method does not go with the parameters.
     """
     if unknown := [name for name in methods if name not in METHODS]:
         raise InputError(
             f"there is no method {unknown[0]}; choose from {', '.join(METHODS)}",
         )
+    for name in methods:
+        if METHODS[name].kind == "tuned" and METHODS[name].parameters:
+            try:
+                settings.check({**parameters["tuned"], **METHODS[name].parameters})
+            except InputError as error:
+                raise InputError(
+                    f"method {name} cannot be planned with these parameters: {error}"
+                ) from error
     found = [(part, *pictures(part)) for part in parts]
     jobs = [
         job

@@ -115,7 +115,7 @@ def parameters(
         detector["backbone"] = backbone
     baseline = {**_BASELINE, "width": merged["width"]}
     tuned = {**detector, **tuning, "augmentation": AUGMENTATION[experiment]}
-    _check(tuned)
+    check(tuned)
     return {
         "tuned": tuned,
         "random": detector,
@@ -125,8 +125,8 @@ def parameters(
     }
 
 
-def _check(tuned: Settings) -> None:
-    """Before any job fails of it."""
+def check(tuned: Settings) -> None:
+    """Raise InputError for parameters of which every job would fail."""
     own = {k: v for k, v in tuned.items() if k not in ("warm_up_epochs", "backbone")}
     epochs = tuned.get("warm_up_epochs", 1)
     if type(epochs) is not int or not 1 <= epochs <= 10**6:

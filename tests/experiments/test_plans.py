@@ -95,6 +95,13 @@ def test_parameters_out_of_range_are_refused_before_any_job(given):
         settings.parameters("defects", "small", given)
 
 
+def test_a_method_that_does_not_go_with_the_parameters_is_refused():
+    shift = settings.parameters("semantic", "small", {"validation_distance": "shift"})
+    assert plan(methods=["ST-SSAD", "MMD1"], parameters=shift)
+    with pytest.raises(InputError, match=r"method FO cannot be planned .* is 'shift'"):
+        plan(methods=["ST-SSAD", "FO"], parameters=shift)
+
+
 def test_no_task_at_all_is_refused():
     with pytest.raises(InputError, match="no task is chosen"):
         plan(tasks=[])
