@@ -381,9 +381,9 @@ class STSSAD(OutlierScores):
             )
         if self.validation_distance == "shift" and self.strategy == "first_order":
             raise InputError(
-                "validation_distance is 'shift', which depends on the augmentation through the "
-                "trained detector alone, and strategy 'first_order' leaves that out; set strategy "
-                "to 'second_order', or choose another validation_distance"
+                "validation_distance is 'shift', which depends on the augmentation through what "
+                "the detector learns from it, and strategy 'first_order' leaves that out; set "
+                "strategy to 'second_order', or choose another validation_distance"
             )
         unshared = {
             "graph": self.graph,
