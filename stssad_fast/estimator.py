@@ -99,9 +99,9 @@ class STSSAD(OutlierScores):
             their mean, so that the loss does not fall because they scatter, for anomalies that the
             detector tells apart (docs/method.md); ``"shift"``: how much farther than the training
             pictures the test pictures lie from the training centre, which is to grow
-            (:func:`stssad_fast.tuning.shift.shift_loss`; not with ``"first_order"``); for
-            comparison ``"mmd"``, the maximum mean discrepancy after the same normalisation, or
-            ``"mmd_raw"``, without it (MMD1, MMD2 in the paper).
+            (:func:`stssad_fast.tuning.shift.shift_loss`); for comparison ``"mmd"``, the maximum
+            mean discrepancy after the same normalisation, or ``"mmd_raw"``, without it (MMD1, MMD2
+            in the paper).
         validation_norm: batch norm in the validation pass: ``"joint"`` statistics of the training,
             augmented and test pictures together, or the ``"running"`` ones.
         unit_embedding: scale embeddings to length 1.
@@ -379,11 +379,12 @@ class STSSAD(OutlierScores):
                 f"validation is 'all' and validation_distance {self.validation_distance!r}, which "
                 "do not go together; set validation to 'batch'"
             )
-        if self.validation_distance == "shift" and self.strategy == "first_order":
+        bare = self.validation_distance == "shift" and self.validation_norm == "running"
+        if bare and self.strategy == "first_order":
             raise InputError(
-                "validation_distance is 'shift', which depends on the augmentation through what "
-                "the detector learns from it, and strategy 'first_order' leaves that out; set "
-                "strategy to 'second_order', or choose another validation_distance"
+                "strategy is 'first_order', and with validation_distance 'shift' and "
+                "validation_norm 'running' nothing of its gradient is left; set strategy to "
+                "'second_order', or validation_norm to 'joint'"
             )
         unshared = {
             "graph": self.graph,

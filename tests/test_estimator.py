@@ -319,7 +319,11 @@ def test_wrong_pictures_after_fit(fitted):
         ({"iterations": 0}, "iterations"),
         ({"validation": "all"}, "set validation_norm to 'running'"),
         (
-            {"validation_distance": "shift", "strategy": "first_order"},
+            {
+                "validation_distance": "shift",
+                "strategy": "first_order",
+                "validation_norm": "running",
+            },
             "set strategy to 'second_order'",
         ),
         ({"contamination": 0.6}, "contamination"),

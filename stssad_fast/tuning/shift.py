@@ -13,10 +13,11 @@ def shift_loss(train: Tensor, test: Tensor) -> Tensor:
 
     It is :func:`stssad_fast.tuning.selection.score_shift` of a batch, negated, with means for
     medians and a sphere for the Gaussian, so that it has a gradient. Augmented embeddings do not
-    occur in it: the augmentation is judged by what a detector that was trained with it sees, and
-    but for the joint statistics of batch norm all of the hypergradient comes through that detector
-    (second order, Eq. 5). Differentiable to any order; neither scale, nor shift, nor repeating the
-    rows of a set changes it. A distance of 0 counts as the smallest normal number, with gradient 0.
+    occur in it: the augmentation is judged by what a detector that was trained with it sees. The
+    hypergradient comes through that detector (second order, Eq. 5) and through the joint statistics
+    of batch norm, which augmented pictures share. Differentiable to any order; neither scale, nor
+    shift, nor repeating the rows of a set changes it. A distance of 0 counts as the smallest normal
+    number, with gradient 0.
 
     Args:
         train, test: embeddings (N_trn, D), (N_test, D), each N >= 1.

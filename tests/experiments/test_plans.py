@@ -96,9 +96,10 @@ def test_parameters_out_of_range_are_refused_before_any_job(given):
 
 
 def test_a_method_that_does_not_go_with_the_parameters_is_refused():
-    shift = settings.parameters("semantic", "small", {"validation_distance": "shift"})
+    given = {"validation_distance": "shift", "validation_norm": "running"}
+    shift = settings.parameters("semantic", "small", given)
     assert plan(methods=["ST-SSAD", "MMD1"], parameters=shift)
-    with pytest.raises(InputError, match=r"method FO cannot be planned .* is 'shift'"):
+    with pytest.raises(InputError, match=r"method FO cannot be planned .* 'first_order'"):
         plan(methods=["ST-SSAD", "FO"], parameters=shift)
 
 
