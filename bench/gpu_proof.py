@@ -6,8 +6,8 @@
 It needs torch with CUDA, Triton, nvcc and pytest; compute-sanitizer and ncu where they are to say
 something. It installs nothing, needs no network, and works on a copy of the tree in build/. Each
 task has a limit; one that fails or hangs leaves its log and does not keep the others from running.
-$PYTHONPATH may name a folder of more packages; with kornia, its column and the catalogue's tests
-run, too.
+$PYTHONPATH may name a folder of more packages: with kornia its column and the catalogue's tests
+run, too, with safetensors and tifffile those of a step as a CUDA graph.
 The exit status is 0 if all did what they should. $COMMIT names the commit where git does not.
 """
 
