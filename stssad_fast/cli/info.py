@@ -9,6 +9,12 @@ from stssad_fast.devices import versions
 from stssad_fast.ops import extension, triton_kernels
 
 OPS = ("cutdiff", "rotate", "mean_distance_loss", "batch_norm")
+# On a GPU: the others are Triton's there.
+IN_EXTENSION = ("rotate",)
+WITHOUT_CUDA = (
+    "built for CPUs only; in the source folder, STSSAD_FAST_BUILD=cuda"
+    " pip install --no-build-isolation . builds the rest, or says why it cannot"
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def choices() -> list[Choice]:
                 else "reference"
                 for name in (op, f"{op}_backward")
             )
-            found.append(Choice(op, device, forward, backward, _why(device, forward, backward)))
+            found.append(Choice(op, device, forward, backward, _why(op, device, forward, backward)))
     return found
 
 
@@ -56,18 +62,14 @@ def facts() -> list[tuple[str, str]]:
     ]
 
 
-def _why(device: str, forward: str, backward: str) -> str:
+def _why(op: str, device: str, forward: str, backward: str) -> str:
     if "reference" not in (forward, backward):
         return f"a {device} kernel is registered for both directions"
-    if device == "CPU" and (reason := extension.why_not()):
-        return f"native extension {reason}"
-    if device == "CUDA" and (reason := triton_kernels.why_not()):
-        return f"no GPU kernels: {reason}"
-    kernels = "C++" if device == "CPU" else "Triton or CUDA"
-    if forward == backward:
-        return f"there is no {kernels} kernel yet"
-    missing = "backward" if backward == "reference" else "forward"
-    return f"there is no {kernels} kernel for the {missing} yet"
+    if device == "CUDA" and torch.version.cuda is None:
+        return f"no GPU kernels: torch {torch.__version__} was built without CUDA"
+    if device == "CUDA" and op not in IN_EXTENSION:
+        return f"no Triton kernels: {triton_kernels.why_not()}"
+    return f"native extension {extension.why_not() or WITHOUT_CUDA}"
 
 
 def _no_gpu() -> str:

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from stssad_fast.cli import console, demo, info, memory
-from stssad_fast.ops import extension
+from stssad_fast.ops import extension, triton_kernels
 from stssad_fast.tuning.selection import Progress
 
 
@@ -49,6 +49,19 @@ def test_info(cli, monkeypatch):
     monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: False)
     reasons = {choice.why for choice in info.choices() if choice.device == "CPU"}
     assert "native extension not built" in reasons
+
+
+@pytest.mark.parametrize(
+    ("why_not", "words"), [("not built", "not built"), (None, "STSSAD_FAST_BUILD=cuda")]
+)
+def test_info_tells_how_a_gpu_gets_its_kernels(monkeypatch, why_not, words):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: False)
+    monkeypatch.setattr(extension, "why_not", lambda: why_not)
+    monkeypatch.setattr(triton_kernels, "why_not", lambda: "Triton is missing")
+    reasons = {choice.op: choice.why for choice in info.choices() if choice.device == "CUDA"}
+    assert words in reasons.pop("rotate")
+    assert set(reasons.values()) == {"no Triton kernels: Triton is missing"}
 
 
 def test_version_and_help(cli):
