@@ -23,6 +23,7 @@ OVERVIEW = "<!-- overview -->\n"
 RUNS = [
     ("Defects, 128 px", ["defects-128/table", "defects-128/untuned"], "CD"),
     ("Defects, 64 px", ["defects/table", "defects/untuned"], "CD"),
+    ("… jitter, all starts", ["defects-jitter/table", "defects-jitter/untuned"], "CD"),
     ("Fashion-MNIST", ["fashion/five_seeds", "fashion/untuned", "fashion/table"], "RO"),
     ("… tuned by shift", ["fashion-by-shift/table"], "RO"),
     ("MNIST", ["mnist/table", "mnist/untuned"], "RO"),
